@@ -1,0 +1,1 @@
+"""All that runs inside a rank. The only part of the package that imports torch."""

@@ -1,0 +1,39 @@
+"""What a rank tells its launcher while it runs: JSON lines on a pipe."""
+
+import json
+import os
+import traceback
+from typing import Any
+
+
+class EventPipe:
+    """Writes a rank's phases and its failure. The launcher sees the pipe close when the process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.phase = "start"
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self._write({"phase": phase})
+
+    def fail(self, error: BaseException) -> None:
+        """Report the exception being handled. `lost_peer` marks errors that another rank's end causes."""
+        frames = traceback.extract_tb(error.__traceback__)
+        lost_peer = bool(frames) and "torch/distributed" in frames[-1].filename.replace(os.sep, "/")
+        self._write(
+            {
+                "phase": self.phase,
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+                "lost_peer": lost_peer,
+            }
+        )
+
+    def _write(self, event: dict[str, Any]) -> None:
+        data = json.dumps(event).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except BrokenPipeError:
+            pass  # the launcher is gone, and will take this rank along

@@ -1,0 +1,198 @@
+"""One generation loop for every layout: it yields what happens, and does not time it.
+
+A replica deals its batches to `pp` lanes. Each turn of the loop takes every lane one step further: the first stage embeds
+the prompt, or the token that came back; every stage runs its layers on the lane's cache and passes on; the last stage
+samples and returns the token. With pp = 1 this is plain batched generation.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpt_parallel.engine.collectives import Collectives
+from gpt_parallel.engine.gpt2 import GPT2, Step
+from gpt_parallel.engine.kv_cache import KVCache
+from gpt_parallel.engine.mesh import Mesh
+from gpt_parallel.engine.sampling import Choice, RowState, Sampler
+from gpt_parallel.spec import Request, WorkloadSpec
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that are generated together, by one lane."""
+
+    batch_id: str
+    requests: tuple[Request, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return max(request.max_new_tokens for request in self.requests)
+
+    @property
+    def prompt_length(self) -> int:
+        return max(len(request.prompt_ids) for request in self.requests)
+
+
+class Event(NamedTuple):
+    """A batch's start (first stage; `choice` None) or one sampled token per row (last stage)."""
+
+    batch: Batch
+    step: int
+    choice: Choice | None
+
+
+def deal_lanes(workload: WorkloadSpec, mesh: Mesh) -> list[list[Batch]]:
+    """The batches of this rank's replica, dealt to pp lanes; too few batches are split so that every lane has work."""
+    size = workload.batch_size
+    starts = range(0, len(workload.requests), size)
+    batches = [Batch(str(i), workload.requests[start : start + size]) for i, start in enumerate(starts)]
+    own = batches[mesh.replica :: mesh.sizes.dp]
+    while 0 < len(own) < mesh.sizes.pp:
+        widest = max(range(len(own)), key=lambda index: len(own[index].requests))
+        if len(own[widest].requests) == 1:
+            break
+        own[widest : widest + 1] = _halves(own[widest])
+    return [own[lane :: mesh.sizes.pp] for lane in range(min(mesh.sizes.pp, len(own)))]
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    middle = (len(batch.requests) + 1) // 2
+    parts = (batch.requests[:middle], batch.requests[middle:])
+    return [Batch(f"{batch.batch_id}.{index}", part) for index, part in enumerate(parts)]
+
+
+class _Rows:
+    """A batch's tensors on the device, made before anything is timed."""
+
+    def __init__(self, batch: Batch, num_positions: int, device: torch.device) -> None:
+        self.batch = batch
+        lengths = [len(request.prompt_ids) for request in batch.requests]
+        padded = [list(r.prompt_ids) + [0] * (batch.prompt_length - len(r.prompt_ids)) for r in batch.requests]
+        self.size = len(batch.requests)
+        self.prompt = torch.tensor(padded, device=device)
+        self.lengths = torch.tensor(lengths, device=device)
+        self.all_rows = torch.arange(self.size, device=device)
+        self.same_length = min(lengths) == max(lengths)
+        self._last_position = num_positions - 1
+
+    def step(self, index: int, all_positions: Tensor) -> tuple[Step, Tensor]:
+        """The blocks' view of a step and the position ids to embed: index 0 is prefill, later ones decode a token."""
+        length = self.batch.prompt_length
+        if index == 0:
+            return Step(decode=False, num_rows=self.size, window=length), all_positions[:length]
+        position = length + index - 1
+        if self.same_length:
+            step = Step(decode=True, num_rows=self.size, window=position + 1, position=position)
+            return step, all_positions[position : position + 1]
+        # A row that has all its tokens idles at the last position until its batch is done.
+        positions = (self.lengths + (index - 1)).clamp_max(self._last_position)
+        window = min(position, self._last_position) + 1
+        mask = all_positions[:window] <= positions[:, None]
+        step = Step(True, self.size, window, positions=positions, mask=mask[:, None, None])
+        return step, positions[:, None]
+
+
+@dataclass
+class _Lane:
+    """A lane's queue of batches and how far it has come in this pass."""
+
+    rows: list[_Rows]
+    cache: KVCache
+    current: int = 0
+    step: int = 0
+    tokens: Tensor | None = None
+    state: RowState | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.current == len(self.rows)
+
+    def rewind(self) -> None:
+        self.current = self.step = 0
+        self.tokens = self.state = None
+
+    def advance(self) -> None:
+        self.step += 1
+        if self.step == self.rows[self.current].batch.num_steps:
+            self.current, self.step = self.current + 1, 0
+
+
+class Generator:
+    """One stage's side of generating all batches of a replica."""
+
+    def __init__(
+        self, model: GPT2, mesh: Mesh, collectives: Collectives, sampler: Sampler, lanes: Sequence[Sequence[Batch]]
+    ) -> None:
+        self._model, self._mesh, self._collectives, self._sampler = model, mesh, collectives, sampler
+        device = next(model.parameters()).device
+        limit = model.shape.n_positions
+        self._all_positions = torch.arange(limit, device=device)
+        self._lanes = [
+            _Lane([_Rows(batch, limit, device) for batch in lane], self._allocate(lane, device)) for lane in lanes
+        ]
+
+    def _allocate(self, lane: Sequence[Batch], device: torch.device) -> KVCache:
+        shape, part = self._model.shape, self._model.part
+        positions = max(batch.prompt_length + batch.num_steps for batch in lane)
+        return KVCache(
+            num_layers=len(part.layers),
+            batch_size=max(len(batch.requests) for batch in lane),
+            num_heads=part.num_heads,
+            num_positions=min(positions, shape.n_positions),
+            head_size=shape.head_size,
+            dtype=self._model.dtype,
+            device=device,
+        )
+
+    @property
+    def cache_bytes(self) -> int:
+        return sum(lane.cache.num_bytes for lane in self._lanes)
+
+    def run(self, *, record: bool = False) -> Iterator[Event]:
+        """Generate everything once. Yields a batch's start on the first stage and each sampled token on the last."""
+        for lane in self._lanes:
+            lane.rewind()
+        active = [lane for lane in self._lanes if not lane.done]
+        while active:
+            for lane in active:
+                yield from self._step(lane, record)
+                lane.advance()
+            active = [lane for lane in active if not lane.done]
+
+    def _step(self, lane: _Lane, record: bool) -> Iterator[Event]:
+        rows = lane.rows[lane.current]
+        step, positions = rows.step(lane.step, self._all_positions)
+        if self._mesh.is_first_stage:
+            if lane.step == 0:
+                yield Event(rows.batch, 0, None)
+            x = self._embed(lane, rows, positions)
+        else:
+            tokens = rows.batch.prompt_length if lane.step == 0 else 1
+            x = self._collectives.receive_forward((rows.size, tokens, self._model.shape.n_embd), self._model.dtype)
+        x = self._model.blocks(x, lane.cache, step)
+        if not self._mesh.is_last_stage:
+            self._collectives.send_forward(x)
+            return
+        last = x[rows.all_rows, rows.lengths - 1] if lane.step == 0 else x[:, 0]
+        yield Event(rows.batch, lane.step, self._sample(lane, rows, self._model.head(last), record))
+
+    def _embed(self, lane: _Lane, rows: _Rows, positions: Tensor) -> Tensor:
+        if lane.step == 0:
+            return self._model.embed(rows.prompt, positions)
+        if not self._mesh.is_last_stage:
+            lane.tokens = self._collectives.receive_tokens((rows.size,))
+        assert lane.tokens is not None
+        return self._model.embed(lane.tokens[:, None], positions)
+
+    def _sample(self, lane: _Lane, rows: _Rows, logits: Tensor, record: bool) -> Choice:
+        if lane.step == 0:
+            lane.state = self._sampler.start(rows.batch.requests)
+        assert lane.state is not None
+        choice = self._sampler.choose(logits, lane.state, rows.lengths + lane.step, record=record)
+        lane.tokens = choice.tokens
+        if not self._mesh.is_first_stage and lane.step + 1 < rows.batch.num_steps:
+            self._collectives.return_tokens(choice.tokens)
+        return choice

@@ -1,0 +1,56 @@
+"""The process of one rank: `python -m gpt_parallel.engine.worker RUN_DIRECTORY EVENT_FD PARENT_PID [CORE,CORE…]`.
+
+RANK and LOCAL_RANK come from the environment, as under torchrun. The job is `job.json` in the run directory; the
+report is left there as `rank_<n>.json`.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from gpt_parallel.engine.events import EventPipe
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(arguments: list[str]) -> int:
+    directory, descriptor, parent, *cores = arguments
+    _die_with(int(parent))
+    pinned = tuple(int(core) for core in cores[0].split(",")) if cores else ()
+    if pinned:
+        os.sched_setaffinity(0, pinned)
+    pipe = EventPipe(int(descriptor))
+    try:
+        _run(Path(directory), pinned, pipe)
+    except BaseException as error:
+        pipe.fail(error)
+        return 1
+    return 0
+
+
+def _run(directory: Path, pinned: tuple[int, ...], pipe: EventPipe) -> None:
+    pipe.enter("import torch")
+    # Imported here, so that torch's threads are made after the process is pinned.
+    from gpt_parallel.engine.rank import run_job
+    from gpt_parallel.result import write_atomically
+    from gpt_parallel.spec import Job
+
+    job = Job.model_validate_json((directory / "job.json").read_bytes())
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    report = run_job(job, rank, local_rank, str(directory / "store"), pipe)
+    report = report.model_copy(update={"cores": pinned})
+    write_atomically(directory / f"rank_{rank}.json", report.model_dump_json())
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this rank when its launcher ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before the line above
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,150 @@
+"""What devices this machine has, asked without torch so that the parent never makes a CUDA context."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_parallel.settings import Settings
+from gpt_parallel.spec import Dtype, ExecutionSpec, SpecError
+
+
+class Gpu(NamedTuple):
+    name: str
+    compute_capability: tuple[int, int]
+
+
+def available_cores() -> tuple[int, ...]:
+    """The cores this process may use (container and taskset limits included)."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+@lru_cache(maxsize=1)
+def cuda_devices() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that a rank would see, CUDA_VISIBLE_DEVICES honoured; none with a CPU build of torch."""
+    try:
+        if version("torch").endswith("+cpu"):
+            return ()
+    except PackageNotFoundError:
+        return ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with _nvml() as nvml:
+        if nvml is None:
+            return ()
+        gpus = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+            gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), tuple(capability)))
+        if visible is None:
+            return tuple(gpus)
+        return tuple(
+            _select(
+                gpus, [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(len(gpus))], visible
+            )
+        )
+
+
+@contextmanager
+def _nvml() -> Iterator:  # type: ignore[type-arg]  # pynvml has no types
+    """The NVML module, initialised; None where there is no NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _select(gpus: list[Gpu], uuids: list[str], visible: str) -> list[Gpu]:
+    """CUDA's own reading of CUDA_VISIBLE_DEVICES: indices or UUID prefixes, up to the first invalid entry."""
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if entry.isdigit() and int(entry) < len(gpus):
+            chosen.append(gpus[int(entry)])
+            continue
+        matches = [gpu for gpu, uuid in zip(gpus, uuids, strict=True) if entry and uuid.startswith(entry)]
+        if len(matches) != 1:
+            break
+        chosen.append(matches[0])
+    return chosen
+
+
+def default_preset() -> str:
+    """The classic gpt2-xl workload where there is a GPU, a small one otherwise."""
+    return "xl" if cuda_devices() else "cpu"
+
+
+def resolve_device(settings: Settings) -> str:
+    """ "cpu" or "cuda"; SpecError if CUDA was asked for and is not there."""
+    if settings.device == "auto":
+        return "cuda" if cuda_devices() else "cpu"
+    if settings.device == "cuda" and not cuda_devices():
+        raise SpecError(
+            "device 'cuda' was asked for, but no CUDA GPU is usable here (no NVIDIA driver, no visible GPU, or a CPU "
+            "build of torch); use device 'cpu', or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
+    return settings.device
+
+
+def why_skip(settings: Settings, num_gpus: int) -> str | None:
+    """Why a case cannot run on this machine, or None. CPU ranks can always share cores."""
+    if resolve_device(settings) == "cpu" or settings.oversubscribe or num_gpus <= len(cuda_devices()):
+        return None
+    return f"needs {num_gpus} GPUs, this machine has {len(cuda_devices())} (--gpt-oversubscribe lets ranks share one)"
+
+
+def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
+    """Device, number type and backend for one case; raises SpecError for what this machine cannot do."""
+    device = resolve_device(settings)
+    if reason := why_skip(settings, num_gpus):
+        raise SpecError(reason)
+    if device == "cpu":
+        crowded = num_gpus * settings.cores_per_rank > len(available_cores())
+    else:
+        crowded = num_gpus > len(cuda_devices())
+    backend = settings.backend
+    if backend == "auto":
+        backend = "nccl" if device == "cuda" and not crowded else "gloo"
+    if backend == "nccl" and (device == "cpu" or crowded):
+        raise SpecError("backend 'nccl' needs one CUDA GPU per rank; use backend 'auto' or 'gloo'")
+    return ExecutionSpec(
+        device="cuda" if device == "cuda" else "cpu",
+        dtype=_resolve_dtype(settings, device),
+        backend=backend,
+        cores_per_rank=settings.cores_per_rank,
+        oversubscribed=crowded,
+        warmup=settings.warmup,
+        rounds=settings.rounds,
+        timeout_s=settings.timeout_s,
+    )
+
+
+def _resolve_dtype(settings: Settings, device: str) -> Dtype:
+    if settings.dtype != "auto":
+        return settings.dtype
+    if device == "cpu":
+        return "float32"
+    return "bfloat16" if all(gpu.compute_capability >= (8, 0) for gpu in cuda_devices()) else "float16"
+
+
+def cpu_name() -> str:
+    """The processor's marketing name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,250 @@
+"""Runs a job on this machine: one process per rank, watched to the end, and none left behind.
+
+The first failure ends the run. Ranks report phases and errors on a pipe each; a pipe that closes is a process that ended,
+so the parent sleeps until something happens and takes no time from the ranks.
+"""
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpt_parallel.launch.devices import available_cores
+from gpt_parallel.result import RankReport
+from gpt_parallel.spec import Job, RunSpec
+
+WORKER = "gpt_parallel.engine.worker"
+OnPhase = Callable[[int, str], None]
+
+_GRACE_S = 2.0  # from SIGTERM to SIGKILL
+_SETTLE_S = 1.0  # after a first failure, for its cause to show where it was a peer's
+_STALE = ("TORCHELASTIC_", "PET_", "SLURM_", "OMPI_", "PMI_")
+_STALE_EXACT = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+
+
+class LaunchError(RuntimeError):
+    """A run that did not finish on every rank. The message names the rank, its phase and the cause."""
+
+
+@dataclass
+class _RankProcess:
+    rank: int
+    process: subprocess.Popen[bytes]
+    pipe: int
+    log: Path
+    phase: str = "start"
+    error: dict[str, Any] | None = None
+    ended: bool = False
+    pending: bytes = b""
+    phases: list[str] = field(default_factory=list)
+
+    def read_events(self) -> bool:
+        """Take what the pipe holds; False at its end."""
+        data = os.read(self.pipe, 1 << 16)
+        *lines, self.pending = (self.pending + data).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            self.phase = event["phase"]
+            if "error" in event:
+                self.error = event
+            else:
+                self.phases.append(self.phase)
+        return bool(data)
+
+
+def launch(job: Job, *, on_phase: OnPhase | None = None) -> tuple[RankReport, ...]:
+    """Run a job on as many local processes as its mesh has ranks; reports in rank order.
+
+    `on_phase(rank, phase)` is called as ranks enter phases. Raises LaunchError unless every rank exited 0 and left its
+    report. All ranks are gone when this returns or raises.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="gpt_parallel-"))  # mode 0700
+    ranks: list[_RankProcess] = []
+    try:
+        (directory / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        for rank in range(job.spec.mesh.size):
+            ranks.append(_start(rank, job.spec, directory))
+        _watch(ranks, job.spec.execution.timeout_s, on_phase)
+        return tuple(_read_report(rank, directory) for rank in ranks)
+    finally:
+        _stop(ranks)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _start(rank: int, spec: RunSpec, directory: Path) -> _RankProcess:
+    read_end, write_end = os.pipe()
+    log = directory / f"rank_{rank}.log"
+    command = [sys.executable, "-m", WORKER, str(directory), str(write_end), str(os.getpid())]
+    if spec.execution.device == "cpu" and hasattr(os, "sched_setaffinity"):
+        command.append(",".join(map(str, cores_of(rank, spec.execution.cores_per_rank, available_cores()))))
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(rank, spec),
+                pass_fds=[write_end],
+                start_new_session=True,
+            )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    return _RankProcess(rank, process, read_end, log)
+
+
+def cores_of(rank: int, count: int, available: Sequence[int]) -> list[int]:
+    """The cores a rank is pinned to: consecutive slices, going round where there are more ranks than cores."""
+    return sorted({available[(rank * count + index) % len(available)] for index in range(count)})
+
+
+def _environment(rank: int, spec: RunSpec) -> dict[str, str]:
+    """The caller's environment without any launcher's leftovers, plus torchrun's contract for this rank."""
+    size, threads = str(spec.mesh.size), str(spec.execution.cores_per_rank)
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in _STALE_EXACT and not name.startswith(_STALE)
+    }
+    own = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    if sys.platform == "linux":
+        own["GLOO_SOCKET_IFNAME"] = "lo"  # gloo listens on the loopback interface only
+    return {**inherited, **own}
+
+
+def _watch(ranks: list[_RankProcess], timeout_s: float, on_phase: OnPhase | None) -> None:
+    """Return when every rank has ended well; raise LaunchError at the first failure or the deadline."""
+    deadline = time.monotonic() + timeout_s
+    failed_at: float | None = None
+    with selectors.DefaultSelector() as selector:
+        for rank in ranks:
+            selector.register(rank.pipe, selectors.EVENT_READ, rank)
+        while selector.get_map():
+            limit = deadline if failed_at is None else min(deadline, failed_at + _SETTLE_S)
+            remaining = limit - time.monotonic()
+            if remaining <= 0:
+                break
+            for key, _ in selector.select(remaining):
+                rank = key.data
+                if not _take_events(rank, on_phase):
+                    selector.unregister(rank.pipe)
+                    rank.process.wait()
+                    rank.ended = True
+                if failed_at is None and _has_failed(rank):
+                    failed_at = time.monotonic()
+    if failed_at is not None:
+        raise LaunchError(_describe(_cause(ranks), ranks))
+    if not all(rank.ended for rank in ranks):
+        raise LaunchError(_describe_deadline(ranks, timeout_s))
+
+
+def _take_events(rank: _RankProcess, on_phase: OnPhase | None) -> bool:
+    alive = rank.read_events()
+    for phase in rank.phases:
+        if on_phase:
+            on_phase(rank.rank, phase)
+    rank.phases.clear()
+    return alive
+
+
+def _has_failed(rank: _RankProcess) -> bool:
+    return rank.error is not None or (rank.ended and rank.process.returncode != 0)
+
+
+def _cause(ranks: list[_RankProcess]) -> _RankProcess:
+    """The failed rank that did not merely lose a peer: killed ones first, then those with an error of their own."""
+
+    def severity(rank: _RankProcess) -> int:
+        if rank.ended and (rank.process.returncode or 0) < 0:
+            return 0
+        if rank.error is not None:
+            return 2 if rank.error["lost_peer"] else 1
+        return 1
+
+    return min((rank for rank in ranks if _has_failed(rank)), key=severity)
+
+
+def _describe(rank: _RankProcess, ranks: list[_RankProcess]) -> str:
+    code = rank.process.returncode if rank.ended else None
+    if code is not None and code < 0:
+        number = -code
+        name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+        hint = "; out-of-memory killer?" if number == signal.SIGKILL else ""
+        return f"rank {rank.rank} killed by signal {number} ({name}{hint}) in phase {rank.phase!r}" + _log_tail(rank)
+    if rank.error is not None:
+        head = f"rank {rank.rank} failed in phase {rank.error['phase']!r}: {rank.error['error']}"
+        return f"{head}\n\n{rank.error['traceback'].rstrip()}" + _log_tail(rank)
+    return f"rank {rank.rank} exited with code {code} in phase {rank.phase!r}" + _log_tail(rank)
+
+
+def _describe_deadline(ranks: list[_RankProcess], timeout_s: float) -> str:
+    where = "; ".join(
+        f"rank {rank.rank} " + ("had finished" if rank.ended else f"was in phase {rank.phase!r}") for rank in ranks
+    )
+    return f"the run did not finish within {timeout_s:g} s: {where} (allow more time with the timeout option)"
+
+
+def _log_tail(rank: _RankProcess, num_lines: int = 20) -> str:
+    """The end of what the rank printed, as an indented paragraph."""
+    text = rank.log.read_text(encoding="utf-8", errors="replace").rstrip()
+    if not text:
+        return ""
+    lines = "\n".join(f"  {line}" for line in text.splitlines()[-num_lines:])
+    return f"\n\nrank {rank.rank} printed:\n{lines}"
+
+
+def _read_report(rank: _RankProcess, directory: Path) -> RankReport:
+    path = directory / f"rank_{rank.rank}.json"
+    try:
+        return RankReport.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        message = f"rank {rank.rank} exited without delivering a result (last phase {rank.phase!r})"
+        raise LaunchError(message + _log_tail(rank)) from None
+    except ValidationError as error:
+        raise LaunchError(f"rank {rank.rank} delivered a malformed result: {error}") from error
+
+
+def _stop(ranks: list[_RankProcess]) -> None:
+    """End whatever still runs: SIGTERM, a short grace, SIGKILL to the rank's whole process group; then reap."""
+    for rank in ranks:
+        if rank.process.poll() is None:
+            rank.process.terminate()
+            rank.process.send_signal(signal.SIGCONT)  # a stopped process would not see SIGTERM
+    deadline = time.monotonic() + _GRACE_S
+    for rank in ranks:
+        try:
+            rank.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            _kill_group(rank.process)
+    for rank in ranks:
+        rank.process.wait()
+        os.close(rank.pipe)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # nothing of it is left

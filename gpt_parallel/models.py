@@ -1,0 +1,159 @@
+"""Finds a model: a known name, a Hugging Face directory or a hub id, and where its weights are."""
+
+from pathlib import Path
+from typing import Literal
+
+from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
+from gpt_parallel.prompts import Encode
+from gpt_parallel.spec import Architecture, ModelSpec, SpecError
+
+Weights = Literal["checkpoint", "random", "auto"]
+
+
+def _gpt2(n_layer: int, n_head: int, n_embd: int, vocab_size: int = 50257, n_positions: int = 1024) -> Architecture:
+    return Architecture(
+        n_layer=n_layer,
+        n_head=n_head,
+        n_embd=n_embd,
+        n_inner=4 * n_embd,
+        vocab_size=vocab_size,
+        n_positions=n_positions,
+    )
+
+
+# Sizes as in each model's config.json on the Hugging Face hub.
+ARCHITECTURES = {
+    "gpt2": _gpt2(12, 12, 768),
+    "gpt2-medium": _gpt2(24, 16, 1024),
+    "gpt2-large": _gpt2(36, 20, 1280),
+    "gpt2-xl": _gpt2(48, 25, 1600),
+    "distilgpt2": _gpt2(6, 12, 768),
+    "gpt2-nano": _gpt2(4, 5, 160, vocab_size=4096, n_positions=256),
+}
+# Repositories a known name may have been downloaded from, the current one first. gpt2-nano has no weights.
+_REPOSITORIES = {
+    "gpt2": ("openai-community/gpt2", "gpt2"),
+    "gpt2-medium": ("openai-community/gpt2-medium", "gpt2-medium"),
+    "gpt2-large": ("openai-community/gpt2-large", "gpt2-large"),
+    "gpt2-xl": ("openai-community/gpt2-xl", "gpt2-xl"),
+    "distilgpt2": ("distilbert/distilgpt2", "distilgpt2"),
+}
+_HUB_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+]
+
+
+def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool = False) -> ModelSpec:
+    """A complete `ModelSpec` for a name, directory or hub id.
+
+    `weights`: "checkpoint" needs the real ones (downloaded from the hub unless `offline`), "random" makes seeded ones,
+    "auto" takes the real ones where they are on this disk already and random ones otherwise.
+    Raises SpecError with what is missing and what to do.
+    """
+    directory = _find_directory(name, weights, offline)
+    if directory is None:
+        return ModelSpec(name=name, architecture=ARCHITECTURES[name], weights="random", seed=seed)
+    architecture = read_architecture(directory)
+    if weights == "random":
+        return ModelSpec(
+            name=name, architecture=architecture, weights="random", seed=seed, directory=str(directory.resolve())
+        )
+    checkpoint = inspect_checkpoint(directory, architecture)
+    return ModelSpec(
+        name=name,
+        architecture=architecture,
+        weights="checkpoint",
+        directory=str(directory.resolve()),
+        files=checkpoint.files,
+        key_prefix=checkpoint.key_prefix,
+    )
+
+
+def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
+    """The model's directory on this disk; None for a known architecture that will run with random weights."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    known = name in ARCHITECTURES
+    if not known and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1):
+        raise SpecError(
+            f"model {name!r}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
+            "or hub id such as 'owner/name'"
+        )
+    cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
+    if cached is not None or (known and weights in ("random", "auto")):
+        return cached
+    if name == "gpt2-nano":
+        raise SpecError("model 'gpt2-nano' has no trained weights anywhere; use weights 'random'")
+    return _download(_REPOSITORIES.get(name, (name,))[0], name, offline)
+
+
+def _cached(repositories: tuple[str, ...]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    for repository in repositories:
+        try:
+            directory = Path(snapshot_download(repository, allow_patterns=_HUB_FILES, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            continue
+        if (directory / "config.json").is_file() and any(directory.glob("model*.safetensors")):
+            return directory
+    return None
+
+
+def _download(repository: str, name: str, offline: bool) -> Path:
+    remedy = f"pass a local directory, or use weights 'random' to run {name}'s architecture without them"
+    if offline:
+        raise SpecError(f"model {name!r}: weights are not on this disk and offline was asked for; {remedy}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SpecError(f"model {name!r}: could not be fetched from the hub ({reason}); {remedy}") from error
+
+
+class Tokenizer:
+    """A model's own byte-level BPE tokenizer where its files are on disk, else UTF-8 bytes as ids."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        self._tokenizer = _load_tokenizer(Path(model.directory)) if model.directory else None
+        self.description = "model's tokenizer" if self._tokenizer else "bytes as token ids"
+        if self._tokenizer is None and model.architecture.vocab_size < 256:
+            self._modulus = model.architecture.vocab_size
+            self.description += f" modulo {self._modulus}"
+        else:
+            self._modulus = 256
+
+    @property
+    def encode(self) -> Encode:
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            return lambda text: [byte % self._modulus for byte in text.encode("utf-8")]
+        return lambda text: list(tokenizer.encode(text).ids)
+
+    def decode(self, ids: tuple[int, ...]) -> str | None:
+        """Text of generated ids; None where there is no tokenizer."""
+        return None if self._tokenizer is None else str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _load_tokenizer(directory: Path):  # type: ignore[no-untyped-def]  # tokenizers has no types
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import Tokenizer as FastTokenizer
+
+    try:
+        if (directory / "tokenizer.json").is_file():
+            return FastTokenizer.from_file(str(directory / "tokenizer.json"))
+        if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+            return ByteLevelBPETokenizer(str(directory / "vocab.json"), str(directory / "merges.txt"))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise SpecError(f"{directory}: the tokenizer's files cannot be read ({error})") from error
+    return None

@@ -1,0 +1,130 @@
+"""What the user asks for: one flat table of fields, each a `--gpt-…` option, an ini value and a `gpt-parallel run` option.
+
+A preset gives every field a value; what the user says wins. `Suite` turns settings into `RunSpec`s.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints, ValidationError
+
+from gpt_parallel.spec import Dtype, Frozen, SpecError
+
+_DEVICE_COUNTS = Annotated[str, StringConstraints(pattern=r"^([1-9]\d{0,3})(,[1-9]\d{0,3})*$")]
+
+
+class Settings(Frozen):
+    """Every choice a user has. Field descriptions are the options' help texts."""
+
+    model: str = Field(
+        "gpt2", description="gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, gpt2-nano, a directory or hub id"
+    )
+    weights: Literal["checkpoint", "random", "auto"] = Field(
+        "checkpoint",
+        description="checkpoint: real weights, fetched if need be; random: seeded; auto: real ones if on this disk, else random",
+    )
+    weights_seed: NonNegativeInt = Field(0, description="seed of random weights")
+    offline: bool = Field(False, description="never ask the hub; only use files on this disk")
+
+    prompts: str = Field(
+        "builtin", description="builtin (20 shipped prompts), random (seeded ids) or a JSON Lines file"
+    )
+    num_requests: PositiveInt | None = Field(None, description="how many requests; unset: as many as there are prompts")
+    batch_size: PositiveInt = Field(4, description="requests per batch and replica")
+    prompt_tokens: PositiveInt | None = Field(
+        None, description="cut or repeat every prompt to so many tokens; unset: each prompt's own length"
+    )
+    max_length: PositiveInt | None = Field(
+        None, description="tokens to generate per request; unset: each prompt's own max_length (64 by default)"
+    )
+    temperature: Annotated[float, Field(ge=0)] = Field(0.0, description="sampling temperature; 0 is greedy")
+    top_k: NonNegativeInt = Field(0, description="sample among the k best tokens only; 0: all")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="sample among the smallest set with this probability"
+    )
+    repetition_penalty: PositiveFloat = Field(1.0, description="divide scores of tokens already seen; 1: none")
+    seed: NonNegativeInt = Field(0, description="seed of sampling and of random prompts")
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA GPUs where there are any, else CPU cores"
+    )
+    dtype: Dtype | Literal["auto"] = Field(
+        "auto",
+        description="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 (or float16 on older GPUs) on CUDA",
+    )
+    backend: Literal["auto", "gloo", "nccl"] = Field(
+        "auto", description="auto: nccl on CUDA, gloo on CPU or a shared GPU"
+    )
+    cores_per_rank: PositiveInt = Field(1, description="CPU cores each rank is pinned to")
+    oversubscribe: bool = Field(
+        False, description="let ranks share a GPU where there are more ranks than GPUs (over gloo)"
+    )
+    warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
+    rounds: PositiveInt = Field(3, description="timed passes over all requests")
+    timeout_s: PositiveFloat = Field(600.0, description="deadline of one launch, in seconds")
+    verify: bool = Field(True, description="compare every token with a single-device run")
+
+    num_gpus: _DEVICE_COUNTS = Field(
+        "1,2,4", description="device counts of the cases, e.g. 1,2,4 (a machine with 8 GPUs adds 8)"
+    )
+    tensor_parallel_size: PositiveInt | None = Field(
+        None, description="custom mesh instead of the strategies: tp degree"
+    )
+    pipeline_parallel_size: PositiveInt | None = Field(
+        None, description="custom mesh instead of the strategies: pp degree"
+    )
+    data_parallel_size: PositiveInt | None = Field(None, description="custom mesh instead of the strategies: dp degree")
+
+    @property
+    def device_counts(self) -> tuple[int, ...]:
+        return tuple(sorted({int(count) for count in self.num_gpus.split(",")}))
+
+    @property
+    def has_custom_mesh(self) -> bool:
+        return any((self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "model": "gpt2-nano",
+        "weights": "auto",
+        "num_requests": 8,
+        "batch_size": 2,
+        "prompt_tokens": 32,
+        "max_length": 8,
+        "timeout_s": 120.0,
+    },
+    "cpu": {
+        "model": "gpt2",
+        "weights": "auto",
+        "num_requests": 16,
+        "batch_size": 4,
+        "prompt_tokens": 64,
+        "max_length": 16,
+        "timeout_s": 300.0,
+    },
+    "xl": {
+        "model": "gpt2-xl",
+        "num_requests": 60,
+        "batch_size": 4,
+        "prompt_tokens": 256,
+        "max_length": 64,
+        "timeout_s": 1200.0,
+    },
+}
+
+
+def make_settings(preset: str, given: Mapping[str, Any]) -> Settings:
+    """A preset with the user's values over it; SpecError names every wrong one and what is allowed."""
+    if preset not in PRESETS:
+        raise SpecError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    defaults = dict(PRESETS[preset])
+    if "prompts" in chosen and chosen["prompts"] not in ("builtin", "random"):
+        # The user's own prompts keep their own number and lengths.
+        for field in ("num_requests", "prompt_tokens", "max_length"):
+            defaults.pop(field, None)
+    try:
+        return Settings.model_validate({**defaults, **chosen})
+    except ValidationError as error:
+        raise SpecError.from_validation(error) from error

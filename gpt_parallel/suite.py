@@ -1,0 +1,186 @@
+"""Runs cases: resolves settings once, launches each case and proves it against a reference made once per workload."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from gpt_parallel.environment import describe_environment
+from gpt_parallel.launch.devices import resolve_execution
+from gpt_parallel.launch.local import OnPhase, launch
+from gpt_parallel.measure import figures
+from gpt_parallel.models import Tokenizer, resolve_model
+from gpt_parallel.prompts import Prompt, make_requests, random_prompts, read_prompts, shipped_prompts
+from gpt_parallel.result import Output, RankReport, RunResult, TokenScore, Verification
+from gpt_parallel.settings import Settings
+from gpt_parallel.spec import (
+    Job,
+    JobKind,
+    MeshSpec,
+    ModelSpec,
+    RunSpec,
+    SamplingSpec,
+    SpecError,
+    WorkloadSpec,
+)
+from gpt_parallel.strategies import is_degenerate, mesh_for
+from gpt_parallel.verify import TOLERANCES, Records, records_of, verify
+
+CUSTOM = "custom"
+
+
+class VerificationError(RuntimeError):
+    """A run whose tokens are not those of the single-device reference."""
+
+    def __init__(self, spec: RunSpec, verification: Verification) -> None:
+        self.verification = verification
+        shown = "\n".join(f"  {problem}" for problem in verification.problems[:8])
+        more = len(verification.problems) - 8
+        super().__init__(
+            f"{spec.name}: mismatch with the single-device reference, timings are not valid\n{shown}"
+            + (f"\n  … and {more} more" if more > 0 else "")
+        )
+
+
+class Suite:
+    """All cases of one set of settings. Model, prompts and references are looked up or made once and shared."""
+
+    def __init__(self, settings: Settings, on_phase: OnPhase | None = None) -> None:
+        self.settings = settings
+        self._on_phase = on_phase
+        self._references: dict[str, Records] = {}
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        settings = self.settings
+        return resolve_model(settings.model, settings.weights, settings.weights_seed, offline=settings.offline)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.model)
+
+    @cached_property
+    def workload(self) -> WorkloadSpec:
+        settings = self.settings
+        requests = make_requests(
+            self._prompts(),
+            self.tokenizer.encode,
+            num_requests=settings.num_requests,
+            prompt_tokens=settings.prompt_tokens,
+            max_new_tokens=settings.max_length,
+        )
+        return WorkloadSpec(
+            requests=requests,
+            batch_size=settings.batch_size,
+            sampling=SamplingSpec(
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                repetition_penalty=settings.repetition_penalty,
+                seed=settings.seed,
+            ),
+            source=self._prompt_source(),
+        )
+
+    def _prompts(self) -> list[Prompt]:
+        settings = self.settings
+        if settings.prompts == "random":
+            return random_prompts(
+                settings.num_requests or 20,
+                settings.prompt_tokens or 64,
+                self.model.architecture.vocab_size,
+                settings.seed,
+            )
+        return read_prompts(shipped_prompts() if settings.prompts == "builtin" else Path(settings.prompts))
+
+    def _prompt_source(self) -> str:
+        if self.settings.prompts == "random":
+            return f"random ids (seed {self.settings.seed})"
+        name = "shipped prompts" if self.settings.prompts == "builtin" else Path(self.settings.prompts).name
+        return f"{name}, {self.tokenizer.description}"
+
+    def mesh(self, strategy: str, num_gpus: int) -> MeshSpec:
+        if strategy != CUSTOM:
+            return mesh_for(strategy, num_gpus)
+        return custom_mesh(self.settings, num_gpus)
+
+    def spec(self, strategy: str, num_gpus: int) -> RunSpec:
+        """One case, resolved and checked. Raises SpecError with everything that is wrong with it."""
+        mesh = self.mesh(strategy, num_gpus)
+        try:
+            return RunSpec(
+                strategy=strategy,
+                mesh=mesh,
+                model=self.model,
+                workload=self.workload,
+                execution=resolve_execution(self.settings, num_gpus),
+                degenerate=is_degenerate(strategy, mesh),
+            )
+        except ValidationError as error:
+            raise SpecError.from_validation(error) from error
+
+    def run(self, spec: RunSpec, *, timed: bool = True) -> RunResult:
+        """Launch a case and verify it; with `timed` False it has no rounds.
+
+        Raises LaunchError if a rank fails and VerificationError on a mismatch.
+        """
+        if not timed:
+            spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"rounds": 0})})
+        reference = self._reference(spec) if self.settings.verify else None
+        ranks = launch(Job(kind=JobKind.GENERATE, spec=spec), on_phase=self._on_phase)
+        verification = Verification(status="skipped")
+        if reference is not None:
+            verification = verify(ranks, reference, spec.execution.dtype, lambda tokens: self._score(spec, tokens))
+            if not verification.passed:
+                raise VerificationError(spec, verification)
+        return RunResult(
+            spec=spec,
+            weights_origin=spec.model.weights_origin,
+            verification=verification,
+            figures=figures(spec, ranks),
+            environment=describe_environment(ranks),
+            ranks=tuple(rank.model_copy(update={"records": ()}) for rank in ranks),
+            outputs=self._outputs(ranks),
+        )
+
+    def _outputs(self, ranks: Sequence[RankReport]) -> tuple[Output, ...]:
+        return tuple(
+            Output(request_id=key, tokens=record.tokens, text=self.tokenizer.decode(record.tokens))
+            for key, record in sorted(records_of(ranks).items())
+        )
+
+    def _reference(self, spec: RunSpec) -> Records:
+        """What one device generates for this work, made at the first need."""
+        single = spec.single_device()
+        key = single.model_dump_json()
+        if key not in self._references:
+            self._references[key] = records_of(self._launch_single(Job(kind=JobKind.GENERATE, spec=single)))
+        return self._references[key]
+
+    def _score(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Sequence[TokenScore]:
+        tolerance = TOLERANCES[spec.execution.dtype]
+        job = Job(kind=JobKind.SCORE, spec=spec.single_device(), tokens_to_score=dict(tokens), tolerance=tolerance)
+        return self._launch_single(job)[0].scores
+
+    def _launch_single(self, job: Job) -> tuple[RankReport, ...]:
+        report = self._on_phase
+        return launch(job, on_phase=(lambda rank, phase: report(rank, f"reference: {phase}")) if report else None)
+
+
+def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:
+    """The mesh of the given degrees; one that is not given is what is left over of `num_gpus`, dp first.
+
+    Raises SpecError if the product is not `num_gpus`.
+    """
+    tp, pp, dp = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
+    if dp is None:
+        known = (tp or 1) * (pp or 1)
+        dp = num_gpus // known if num_gpus and num_gpus % known == 0 else 1
+    mesh = MeshSpec(tp=tp or 1, pp=pp or 1, dp=dp)
+    if num_gpus is not None and mesh.size != num_gpus:
+        raise SpecError(
+            f"tensor_parallel_size {mesh.tp} × pipeline_parallel_size {mesh.pp} × data_parallel_size {mesh.dp} "
+            f"= {mesh.size} devices, but {num_gpus} were asked for; the product must be {num_gpus}"
+        )
+    return mesh
