@@ -1,4 +1,4 @@
-"""Checks a Hugging Face GPT-2 directory from outside, without torch, so that a bad one is refused before ranks start."""
+"""Checks a Hugging Face GPT-2 directory without torch, so that a bad one is refused before any rank starts."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Finds a model: a known name, a Hugging Face directory or a hub id, and where its weights are."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
 from gpt_parallel.prompts import Encode
@@ -145,7 +145,7 @@ class Tokenizer:
         return None if self._tokenizer is None else str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def _load_tokenizer(directory: Path):  # type: ignore[no-untyped-def]  # tokenizers has no types
+def _load_tokenizer(directory: Path) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from tokenizers import Tokenizer as FastTokenizer
 

@@ -37,7 +37,7 @@ def shipped_prompts() -> Path:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a JSON Lines file. Raises SpecError with file, line number and what is wrong, for all wrong lines at once."""
+    """Read a JSON Lines file. Raises SpecError with file, line number and reason, for all wrong lines at once."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

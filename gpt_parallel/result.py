@@ -5,11 +5,9 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from gpt_parallel.spec import Frozen, MeshSpec, RunSpec, SpecError
-
-SCHEMA_VERSION = 1
 
 
 class CollectiveCount(Frozen):
@@ -78,7 +76,7 @@ class RankReport(Frozen):
     records: tuple[TokenRecord, ...] = ()
     scores: tuple[TokenScore, ...] = ()
     peak_memory_bytes: NonNegativeInt | None = None
-    phase_seconds: dict[str, float] = {}
+    phase_seconds: dict[str, float] = Field(default_factory=dict)
     device_name: str = ""
     cores: tuple[int, ...] = ()
     torch_version: str = ""
@@ -148,7 +146,7 @@ class Output(Frozen):
 class RunResult(Frozen):
     """One finished case."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     spec: RunSpec
     weights_origin: str
     verification: Verification

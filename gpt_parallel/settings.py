@@ -1,4 +1,4 @@
-"""What the user asks for: one flat table of fields, each a `--gpt-…` option, an ini value and a `gpt-parallel run` option.
+"""What the user asks for: one flat table of fields, each a pytest option, an ini value and a CLI option.
 
 A preset gives every field a value; what the user says wins. `Suite` turns settings into `RunSpec`s.
 """
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints, ValidationError
 
-from gpt_parallel.spec import Dtype, Frozen, SpecError
+from gpt_parallel.spec import Frozen, SpecError
 
 _DEVICE_COUNTS = Annotated[str, StringConstraints(pattern=r"^([1-9]\d{0,3})(,[1-9]\d{0,3})*$")]
 
@@ -21,7 +21,7 @@ class Settings(Frozen):
     )
     weights: Literal["checkpoint", "random", "auto"] = Field(
         "checkpoint",
-        description="checkpoint: real weights, fetched if need be; random: seeded; auto: real ones if on this disk, else random",
+        description="checkpoint: real ones, fetched if need be; random: seeded; auto: real if on this disk",
     )
     weights_seed: NonNegativeInt = Field(0, description="seed of random weights")
     offline: bool = Field(False, description="never ask the hub; only use files on this disk")
@@ -48,7 +48,7 @@ class Settings(Frozen):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA GPUs where there are any, else CPU cores"
     )
-    dtype: Dtype | Literal["auto"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 (or float16 on older GPUs) on CUDA",
     )
@@ -62,10 +62,10 @@ class Settings(Frozen):
     warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
     rounds: PositiveInt = Field(3, description="timed passes over all requests")
     timeout_s: PositiveFloat = Field(600.0, description="deadline of one launch, in seconds")
-    verify: bool = Field(True, description="compare every token with a single-device run")
+    verify: bool = Field(True, description="compare every token with those of a single-device run")
 
-    num_gpus: _DEVICE_COUNTS = Field(
-        "1,2,4", description="device counts of the cases, e.g. 1,2,4 (a machine with 8 GPUs adds 8)"
+    num_gpus: _DEVICE_COUNTS | None = Field(
+        None, description="device counts of the cases, e.g. 1,2,4; unset: those, and 8 where there are 8 GPUs"
     )
     tensor_parallel_size: PositiveInt | None = Field(
         None, description="custom mesh instead of the strategies: tp degree"
@@ -77,7 +77,8 @@ class Settings(Frozen):
 
     @property
     def device_counts(self) -> tuple[int, ...]:
-        return tuple(sorted({int(count) for count in self.num_gpus.split(",")}))
+        """The asked device counts; empty where none were given."""
+        return tuple(sorted({int(count) for count in (self.num_gpus or "").split(",") if count}))
 
     @property
     def has_custom_mesh(self) -> bool:

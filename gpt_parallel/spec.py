@@ -206,7 +206,7 @@ class Job(Frozen):
 
     kind: JobKind
     spec: RunSpec
-    tokens_to_score: dict[int, tuple[NonNegativeInt, ...]] = {}
+    tokens_to_score: dict[int, tuple[NonNegativeInt, ...]] = Field(default_factory=dict)
     tolerance: Annotated[float, Field(ge=0)] = 0.0
 
 

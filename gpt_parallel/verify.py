@@ -1,7 +1,8 @@
 """Holds a run against its single-device reference: exact, tie or mismatch.
 
-Tokens equal, and their log-probabilities within tolerance: `exact`. A request whose tokens differ is read teacher-forced
-by the reference, and every one of its tokens must score within tolerance of the best: `tie`. All else is `mismatch`.
+Tokens equal, and their log-probabilities within tolerance: `exact`. A request whose tokens differ is read
+teacher-forced by the reference, and every one of its tokens must score within tolerance of the best: `tie`. All else
+is `mismatch`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -36,9 +36,8 @@ class Collectives:
 
     def _connect(self, backend: str, store_path: str, timeout: timedelta) -> None:
         size = self._mesh.sizes.size
-        dist.init_process_group(
-            backend, store=dist.FileStore(store_path, size), rank=self._mesh.rank, world_size=size, timeout=timeout
-        )
+        store = dist.FileStore(store_path, size)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=self._mesh.rank, world_size=size, timeout=timeout)
         if self._mesh.sizes.tp > 1:
             for ranks in self._mesh.tensor_groups():
                 group = dist.new_group(ranks, timeout=timeout)

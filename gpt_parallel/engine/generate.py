@@ -1,8 +1,8 @@
 """One generation loop for every layout: it yields what happens, and does not time it.
 
-A replica deals its batches to `pp` lanes. Each turn of the loop takes every lane one step further: the first stage embeds
-the prompt, or the token that came back; every stage runs its layers on the lane's cache and passes on; the last stage
-samples and returns the token. With pp = 1 this is plain batched generation.
+A replica deals its batches to `pp` lanes. Each turn of the loop takes every lane one step further: the first stage
+embeds the prompt, or the token that came back; every stage runs its layers on the lane's cache and passes on; the last
+stage samples and returns the token. With pp = 1 this is plain batched generation.
 """
 
 from collections.abc import Iterator, Sequence

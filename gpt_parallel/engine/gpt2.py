@@ -72,6 +72,17 @@ class Linear(nn.Module):
         return F.linear(x, self.weight)
 
 
+class Table(nn.Module):
+    """A row per token or position."""
+
+    def __init__(self, num_rows: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.weight = _parameter((num_rows, width), dtype, device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
 class Norm(nn.Module):
     def __init__(self, width: int, epsilon: float, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
@@ -158,16 +169,13 @@ class GPT2(nn.Module):
         device = torch.device(device)
         self.shape, self.part, self._reduce = shape, part, reduce
         if part.has_embedding:
-            self.wte = nn.Module()
-            self.wte.weight = _parameter((shape.vocab_size, shape.n_embd), dtype, device)
-            self.wpe = nn.Module()
-            self.wpe.weight = _parameter((shape.n_positions, shape.n_embd), dtype, device)
+            self.wte = Table(shape.vocab_size, shape.n_embd, dtype, device)
+            self.wpe = Table(shape.n_positions, shape.n_embd, dtype, device)
         self.h = nn.ModuleDict({str(layer): Block(shape, part, dtype, device) for layer in part.layers})
         if part.has_head:
             self.ln_f = Norm(shape.n_embd, shape.layer_norm_epsilon, dtype, device)
             if not part.has_embedding:
-                self.lm_head = nn.Module()
-                self.lm_head.weight = _parameter((len(part.vocabulary), shape.n_embd), dtype, device)
+                self.lm_head = Table(len(part.vocabulary), shape.n_embd, dtype, device)
         self._blocks = list(self.h.values())
 
     @property
@@ -180,7 +188,8 @@ class GPT2(nn.Module):
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """tokens [B, T], positions [B, T] or [T] → [B, T, D]."""
-        return F.embedding(tokens, self.wte.weight) + F.embedding(positions, self.wpe.weight)
+        embedded: Tensor = self.wte(tokens) + self.wpe(positions)
+        return embedded
 
     def blocks(self, x: Tensor, cache: KVCache, step: Step) -> Tensor:
         """[B, T, D] through this part's layers; the cache's first B rows are used."""

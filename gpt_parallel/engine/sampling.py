@@ -1,8 +1,9 @@
 """Choosing tokens, the same ones under every layout.
 
 Noise is a hash of (seed, request, position, vocabulary id): it does not depend on rank, batch row or call order. The
-vocabulary may be sharded: then each shard offers its best (score, id) and the lowest id wins a tie. Only top-k and top-p
-need all logits in one place. Filters have transformers' meaning and order: repetition penalty, temperature, top-k, top-p.
+vocabulary may be sharded: then each shard offers its best (score, id) and the lowest id wins a tie. Only top-k and
+top-p need all logits in one place. Filters have transformers' meaning and order: repetition penalty, temperature,
+top-k, top-p.
 """
 
 from dataclasses import dataclass

@@ -35,11 +35,12 @@ class Stopwatch:
         if isinstance(mark, float):
             return mark
         assert self._origin is not None
-        return self._origin_s + self._origin.elapsed_time(mark) / 1000
+        elapsed_ms: float = self._origin.elapsed_time(mark)
+        return self._origin_s + elapsed_ms / 1000
 
     @staticmethod
     def _record() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

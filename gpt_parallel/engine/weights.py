@@ -1,10 +1,11 @@
 """Fills a model part: each rank reads only its own slices, from safetensors files or from a seed.
 
-Hugging Face's GPT-2 stores Conv1D weights as [inputs, outputs]; `Linear` holds [outputs, inputs]. `c_attn` is Q|K|V side
-by side in its output columns, so a shard takes three ranges of it.
+Hugging Face's GPT-2 stores Conv1D weights as [inputs, outputs]; `Linear` holds [outputs, inputs]. `c_attn` is Q|K|V
+side by side in its output columns, so a shard takes three ranges of it.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def _file_reader(spec: ModelSpec) -> Read:
         with safe_open(file_of[key], framework="pt") as stored:
             tensor = stored.get_slice(key)
             if not ranges:
-                return tensor[:].clone()
+                return torch.clone(tensor[:])
             parts = [tensor[..., r.start : r.stop] if dimension == -1 else tensor[r.start : r.stop] for r in ranges]
             return torch.cat(parts, dim=dimension)
 
@@ -92,14 +93,14 @@ def random_tensor(name: str, shape: Architecture, seed: int) -> Tensor:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     values = torch.empty(size)
-    half_width = 3**0.5 * _standard_deviation(name, shape)
+    half_width = math.sqrt(3) * _standard_deviation(name, shape)
     values.uniform_(-half_width, half_width, generator=generator)
     return values.add_(1) if ".ln_" in f".{name}" and name.endswith(".weight") else values
 
 
 def _standard_deviation(name: str, shape: Architecture) -> float:
     if _is_conv1d(name):
-        return 1.5 / shape.n_embd**0.5
+        return 1.5 / math.sqrt(shape.n_embd)
     return 0.1 if name == "wpe.weight" or ".ln_" in f".{name}" else 0.02
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import Dtype, ExecutionSpec, SpecError
@@ -52,7 +52,7 @@ def cuda_devices() -> tuple[Gpu, ...]:
 
 
 @contextmanager
-def _nvml() -> Iterator:  # type: ignore[type-arg]  # pynvml has no types
+def _nvml() -> Iterator[Any]:
     """The NVML module, initialised; None where there is no NVIDIA driver."""
     import pynvml
 
@@ -98,11 +98,20 @@ def resolve_device(settings: Settings) -> str:
     return settings.device
 
 
+def device_counts(settings: Settings) -> tuple[int, ...]:
+    """The device counts to run: those asked for, else 1, 2, 4 and, where there are so many GPUs, 8."""
+    if settings.device_counts:
+        return settings.device_counts
+    return (1, 2, 4, 8) if resolve_device(settings) == "cuda" and len(cuda_devices()) >= 8 else (1, 2, 4)
+
+
 def why_skip(settings: Settings, num_gpus: int) -> str | None:
     """Why a case cannot run on this machine, or None. CPU ranks can always share cores."""
     if resolve_device(settings) == "cpu" or settings.oversubscribe or num_gpus <= len(cuda_devices()):
         return None
-    return f"needs {num_gpus} GPUs, this machine has {len(cuda_devices())} (--gpt-oversubscribe lets ranks share one)"
+    return (
+        f"needs {num_gpus} GPUs, this machine has {len(cuda_devices())} (the oversubscribe option lets ranks share one)"
+    )
 
 
 def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:

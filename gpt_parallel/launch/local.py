@@ -1,7 +1,7 @@
 """Runs a job on this machine: one process per rank, watched to the end, and none left behind.
 
-The first failure ends the run. Ranks report phases and errors on a pipe each; a pipe that closes is a process that ended,
-so the parent sleeps until something happens and takes no time from the ranks.
+The first failure ends the run. Ranks report phases and errors on a pipe each; a pipe that closes is a process that
+ended, so the parent sleeps until something happens and takes no time from the ranks.
 """
 
 import json
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,5 @@ def _stop(ranks: list[_RankProcess]) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # nothing of it is left

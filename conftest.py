@@ -1,0 +1,3 @@
+"""Shared by tests and benchmarks."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,242 @@
+"""The pytest side: options, cases, the fixture that runs one, and the table at the end.
+
+Loaded at every pytest start, so it imports nothing heavy at its top, and never torch.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from gpt_parallel.result import RunResult
+    from gpt_parallel.settings import Settings
+    from gpt_parallel.suite import Suite
+
+_SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
+_SUITE: "pytest.StashKey[Suite]" = pytest.StashKey()
+_RESULTS: "pytest.StashKey[list[RunResult]]" = pytest.StashKey()
+
+_measured_s = 0.0
+
+
+def measured_clock() -> float:
+    """The timer of generation cases: seconds that ranks have measured so far. It stands still in between."""
+    return _measured_s
+
+
+def _advance_clock(seconds: float) -> None:
+    global _measured_s
+    _measured_s += seconds
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    from gpt_parallel.settings import PRESETS, Settings
+
+    group = parser.getgroup("gpt", "distributed GPT generation (gpt_parallel)")
+    group.addoption("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
+    parser.addini("gpt_preset", "default of --gpt-preset")
+    for name, field in Settings.model_fields.items():
+        dashed = name.replace("_", "-").removesuffix("-s")
+        if field.annotation is bool:
+            flag = f"--gpt-no-{dashed}" if field.default else f"--gpt-{dashed}"
+            value = str(not field.default)
+            text = f"do not {field.description}" if field.default else field.description
+            group.addoption(flag, dest=f"gpt_{name}", action="store_const", const=value, help=text)
+        else:
+            option = f"--gpt-{dashed}"
+            group.addoption(option, dest=f"gpt_{name}", metavar=_metavar(name), help=_escaped(field.description))
+        parser.addini(f"gpt_{name}", f"default of --gpt-{dashed}: {field.description}")
+
+
+def _metavar(name: str) -> str:
+    return name.rsplit("_", 1)[-1].upper()
+
+
+def _escaped(text: str | None) -> str:
+    return (text or "").replace("%", "%%")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpus(n): the number of devices a generation case runs on")
+    config.stash[_RESULTS] = []
+    if _given(config):
+        _settings(config)  # a wrong option is a usage error now, not a failed case later
+
+
+def _given(config: pytest.Config) -> dict[str, str]:
+    """What the user set, options before ini values."""
+    from gpt_parallel.settings import Settings
+
+    values = {}
+    for name in ("preset", *Settings.model_fields):
+        value = config.getoption(f"gpt_{name}") or config.getini(f"gpt_{name}")
+        if value:
+            values[name] = value
+    return values
+
+
+def _settings(config: pytest.Config) -> "Settings":
+    if _SETTINGS not in config.stash:
+        from gpt_parallel.launch.devices import default_preset, resolve_device
+        from gpt_parallel.settings import make_settings
+        from gpt_parallel.spec import SpecError
+
+        given = _given(config)
+        try:
+            preset = given.pop("preset", "") or default_preset()
+            settings = make_settings(preset, given)
+            resolve_device(settings)
+            if settings.has_custom_mesh:
+                _custom_cases(settings)
+        except SpecError as error:
+            raise pytest.UsageError(_usage(error.problems)) from error
+        config.stash[_SETTINGS] = settings
+    return config.stash[_SETTINGS]
+
+
+def _usage(problems: list[str]) -> str:
+    return "gpt_parallel: " + "\n  ".join(problems)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests that use `gpt_case`, `strategy` and `num_gpus` the strategy × device count cases."""
+    if not {"gpt_case", "strategy", "num_gpus"} <= set(metafunc.fixturenames):
+        return
+    if any("num_gpus" in str(mark.args[:1]) for mark in metafunc.definition.iter_markers("parametrize")):
+        return
+    from gpt_parallel.launch.devices import device_counts, why_skip
+    from gpt_parallel.strategies import cases
+
+    settings = _settings(metafunc.config)
+    rows = _custom_cases(settings) if settings.has_custom_mesh else cases(device_counts(settings))
+    parameters = []
+    for strategy, num_gpus in rows:
+        marks = [pytest.mark.gpus(n=num_gpus)]
+        if reason := why_skip(settings, num_gpus):
+            marks.append(pytest.mark.skip(reason=reason))
+        parameters.append(pytest.param(strategy, num_gpus, id=f"{strategy}-{num_gpus}gpu", marks=marks))
+    metafunc.parametrize(("strategy", "num_gpus"), parameters)
+
+
+def _custom_cases(settings: "Settings") -> list[tuple[str, int]]:
+    from gpt_parallel.launch.devices import device_counts
+    from gpt_parallel.suite import CUSTOM, custom_mesh
+
+    counts = device_counts(settings) if settings.num_gpus else [None]
+    return [(CUSTOM, custom_mesh(settings, count).size) for count in counts]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have pytest-benchmark time cases by the ranks' clock; the nearest mark is the one it reads."""
+    for item in items:
+        if "gpt_case" in getattr(item, "fixturenames", ()):
+            mark = item.get_closest_marker("benchmark")
+            options = {**(mark.kwargs if mark else {}), "timer": measured_clock}
+            item.add_marker(pytest.mark.benchmark(**options), append=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Before any rank starts: everything that cannot be run is one usage error."""
+    from gpt_parallel.spec import SpecError
+
+    if session.config.option.collectonly or _is_xdist_worker(session.config):
+        return
+    problems: dict[str, None] = {}
+    for item in session.items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if "gpt_case" not in getattr(item, "fixturenames", ()) or item.get_closest_marker("skip"):
+            continue
+        if not {"strategy", "num_gpus"} <= set(parameters):
+            continue
+        try:
+            _suite(session.config).spec(parameters["strategy"], parameters["num_gpus"])
+        except SpecError as error:
+            problems.update(dict.fromkeys(error.problems))
+    if problems:
+        raise pytest.UsageError(_usage(list(problems)))
+
+
+def _suite(config: pytest.Config) -> "Suite":
+    if _SUITE not in config.stash:
+        from gpt_parallel.suite import Suite
+
+        config.stash[_SUITE] = Suite(_settings(config))
+    return config.stash[_SUITE]
+
+
+def _is_xdist_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def refuse_parallel_timing(config: pytest.Config) -> None:
+    """Raise UsageError where pytest-xdist would run timed cases side by side; call it from a conftest.py.
+
+    pytest-benchmark would switch itself off and pass, without a number.
+    """
+    parallel = config.getoption("dist", "no") != "no" or _is_xdist_worker(config)
+    if parallel and not config.getoption("benchmark_disable", False) and not config.option.collectonly:
+        raise pytest.UsageError(
+            "gpt_parallel: cases cannot be timed side by side with pytest-xdist (-n); "
+            "run them without -n, or add --benchmark-disable to verify only"
+        )
+
+
+@pytest.fixture
+def gpt_case(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> Callable[[str, int], "RunResult"]:
+    """Call it with a strategy's name and a number of devices to run, verify and time that case.
+
+    The timed rounds become pytest-benchmark's, the figures its `extra_info`. A case that fails or does not match its
+    reference leaves no timing. With `--benchmark-disable` the case is verified only.
+    """
+    from gpt_parallel.launch.local import LaunchError
+    from gpt_parallel.spec import SpecError
+    from gpt_parallel.suite import VerificationError
+
+    def run(strategy: str, num_gpus: int) -> "RunResult":
+        refuse_parallel_timing(request.config)
+        try:
+            result = _run_benchmark(benchmark, _suite(request.config), strategy, num_gpus)
+        except (SpecError, LaunchError, VerificationError) as error:
+            pytest.fail(str(error), pytrace=False)
+        except BaseException:
+            benchmark.has_error = True
+            raise
+        benchmark.extra_info.update(result.extra_info())
+        request.config.stash[_RESULTS].append(result)
+        return result
+
+    return run
+
+
+def _run_benchmark(benchmark: "BenchmarkFixture", suite: "Suite", strategy: str, num_gpus: int) -> "RunResult":
+    """Launch inside pytest-benchmark's first round, then give it one measured round at a time."""
+    spec = suite.spec(strategy, num_gpus)
+    replayed: Iterator[float] = iter(())
+    result: RunResult | None = None
+
+    def play_round() -> "RunResult":
+        nonlocal replayed, result
+        if result is None:
+            result = suite.run(spec, timed=benchmark.enabled)
+            replayed = iter(result.figures.round_seconds)
+        _advance_clock(next(replayed, 0.0))
+        return result
+
+    benchmark.pedantic(play_round, rounds=max(1, spec.execution.rounds))
+    assert result is not None
+    return result
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    results = config.stash.get(_RESULTS, [])
+    if results:
+        from gpt_parallel.table import render_table
+
+        terminalreporter.section("gpt_parallel")
+        terminalreporter.write_line(render_table(results))
