@@ -3,6 +3,7 @@
 Loaded at every pytest start, so it imports nothing heavy at its top, and never torch.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -178,7 +179,8 @@ def refuse_parallel_timing(config: pytest.Config) -> None:
 
     pytest-benchmark would switch itself off and pass, without a number.
     """
-    parallel = config.getoption("dist", "no") != "no" or _is_xdist_worker(config)
+    # pytest-benchmark goes by the variable too, which processes started by a worker inherit.
+    parallel = config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
     if parallel and not config.getoption("benchmark_disable", False) and not config.option.collectonly:
         raise pytest.UsageError(
             "gpt_parallel: cases cannot be timed side by side with pytest-xdist (-n); "

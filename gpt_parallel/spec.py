@@ -29,7 +29,7 @@ class SpecError(ValueError):
             field = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
             value = "" if isinstance(item["input"], dict | BaseModel) else f" = {item['input']!r}"
-            problems.append(f"{prefix}{field}{value}: {message}" if field else message)
+            problems += [f"{prefix}{field}{value}: {message}"] if field else message.split("\n")
         return cls(problems)
 
 
@@ -173,7 +173,7 @@ class RunSpec(Frozen):
     def _fits(self) -> Self:
         problems = [*_mesh_problems(self.mesh, self.model), *_request_problems(self.workload, self.model)]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     @property
@@ -232,16 +232,19 @@ def _request_problems(workload: WorkloadSpec, model: ModelSpec) -> list[str]:
     ids = [request.request_id for request in workload.requests]
     if len(set(ids)) != len(ids):
         problems.append("request ids are not unique")
+    per_request: list[str] = []
     for request in workload.requests:
         if request.total_tokens > shape.n_positions:
-            problems.append(
+            per_request.append(
                 f"request {request.request_id}: {len(request.prompt_ids)} prompt + {request.max_new_tokens} new tokens "
                 f"= {request.total_tokens}, but {model.name} has {shape.n_positions} positions; "
                 "use shorter prompts or fewer new tokens"
             )
         if max(request.prompt_ids) >= shape.vocab_size:
-            problems.append(
+            per_request.append(
                 f"request {request.request_id}: token id {max(request.prompt_ids)} is outside {model.name}'s "
                 f"vocabulary; allowed: 0 to {shape.vocab_size - 1}"
             )
-    return problems
+    if len(per_request) > 3:
+        per_request[3:] = [f"… and {len(per_request) - 3} more requests"]
+    return problems + per_request

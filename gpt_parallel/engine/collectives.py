@@ -128,4 +128,4 @@ class Collectives:
         """Wait for all ranks of the run. Not counted: it is part of measuring, not of generating."""
         if self._mesh.sizes.size > 1:
             self._finish_sends()
-            dist.barrier()
+            dist.barrier(device_ids=[self._device.index] if dist.get_backend() == "nccl" else None)

@@ -44,6 +44,7 @@ class _RankProcess:
     process: subprocess.Popen[bytes]
     pipe: int
     log: Path
+    report: Path
     phase: str = "start"
     error: dict[str, Any] | None = None
     ended: bool = False
@@ -77,7 +78,7 @@ def launch(job: Job, *, on_phase: OnPhase | None = None) -> tuple[RankReport, ..
         for rank in range(job.spec.mesh.size):
             ranks.append(_start(rank, job.spec, directory))
         _watch(ranks, job.spec.execution.timeout_s, on_phase)
-        return tuple(_read_report(rank, directory) for rank in ranks)
+        return tuple(_read_report(rank) for rank in ranks)
     finally:
         _stop(ranks)
         shutil.rmtree(directory, ignore_errors=True)
@@ -105,7 +106,7 @@ def _start(rank: int, spec: RunSpec, directory: Path) -> _RankProcess:
         raise
     finally:
         os.close(write_end)
-    return _RankProcess(rank, process, read_end, log)
+    return _RankProcess(rank, process, read_end, log, report=directory / f"rank_{rank}.json")
 
 
 def cores_of(rank: int, count: int, available: Sequence[int]) -> list[int]:
@@ -169,7 +170,7 @@ def _take_events(rank: _RankProcess, on_phase: OnPhase | None) -> bool:
 
 
 def _has_failed(rank: _RankProcess) -> bool:
-    return rank.error is not None or (rank.ended and rank.process.returncode != 0)
+    return rank.error is not None or (rank.ended and (rank.process.returncode != 0 or not rank.report.exists()))
 
 
 def _cause(ranks: list[_RankProcess]) -> _RankProcess:
@@ -195,7 +196,8 @@ def _describe(rank: _RankProcess, ranks: list[_RankProcess]) -> str:
     if rank.error is not None:
         head = f"rank {rank.rank} failed in phase {rank.error['phase']!r}: {rank.error['error']}"
         return f"{head}\n\n{rank.error['traceback'].rstrip()}" + _log_tail(rank)
-    return f"rank {rank.rank} exited with code {code} in phase {rank.phase!r}" + _log_tail(rank)
+    what = f"exited with code {code}" if code else "exited without delivering a result"
+    return f"rank {rank.rank} {what} in phase {rank.phase!r}" + _log_tail(rank)
 
 
 def _describe_deadline(ranks: list[_RankProcess], timeout_s: float) -> str:
@@ -214,13 +216,9 @@ def _log_tail(rank: _RankProcess, num_lines: int = 20) -> str:
     return f"\n\nrank {rank.rank} printed:\n{lines}"
 
 
-def _read_report(rank: _RankProcess, directory: Path) -> RankReport:
-    path = directory / f"rank_{rank.rank}.json"
+def _read_report(rank: _RankProcess) -> RankReport:
     try:
-        return RankReport.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        message = f"rank {rank.rank} exited without delivering a result (last phase {rank.phase!r})"
-        raise LaunchError(message + _log_tail(rank)) from None
+        return RankReport.model_validate_json(rank.report.read_bytes())
     except ValidationError as error:
         raise LaunchError(f"rank {rank.rank} delivered a malformed result: {error}") from error
 

@@ -1,0 +1,69 @@
+"""What the tests share: a deadline for each, and tiny checkpoints written by transformers."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240))
+
+
+@pytest.fixture(scope="session")
+def make_tiny_checkpoint():
+    """make(directory, ...) saves a small random GPT-2 there, as transformers does, and returns the directory."""
+
+    def make(
+        directory: Path,
+        *,
+        n_layer=2,
+        n_head=3,
+        head_size=8,
+        vocab_size=97,
+        n_positions=64,
+        seed=0,
+        bare=False,
+        max_shard_size="5GB",
+    ) -> Path:
+        import torch
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = GPT2Config(
+            n_layer=n_layer,
+            n_head=n_head,
+            n_embd=n_head * head_size,
+            vocab_size=vocab_size,
+            n_positions=n_positions,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = GPT2LMHeadModel(config).eval()
+            for name, parameter in model.named_parameters():
+                # Wide enough weights, and biases that are not zero: every part must show in the tokens.
+                wide = name.startswith("transformer.h.") and name.endswith("weight") and ".ln_" not in name
+                spread = 1.5 / config.n_embd**0.5 if wide else 0.1
+                parameter.data = (1.0 if ".ln_" in name and name.endswith("weight") else 0.0) + spread * torch.randn(
+                    parameter.shape
+                )
+        saved = model.transformer if bare else model
+        saved.save_pretrained(directory, max_shard_size=max_shard_size)
+        return Path(directory)
+
+    return make
+
+
+@pytest.fixture
+def tiny_checkpoint(make_tiny_checkpoint, tmp_path):
+    """tiny_checkpoint(...) saves one in a fresh temporary directory."""
+
+    def make(**sizes) -> Path:
+        return make_tiny_checkpoint(tmp_path / f"checkpoint_{len(list(tmp_path.iterdir()))}", **sizes)
+
+    return make

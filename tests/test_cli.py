@@ -1,0 +1,176 @@
+"""`gpt-parallel` as its users run it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpt_parallel import load_result
+
+SMOKE = ("--preset", "smoke", "--device", "cpu", "--num-iterations", "1")
+
+
+def command(*arguments):
+    return [str(Path(sys.executable).parent / "gpt-parallel"), *map(str, arguments)]
+
+
+def run_cli(*arguments, cwd=None):
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=200)
+
+
+def test_run_with_ones_own_model_and_prompts(tiny_checkpoint, tmp_path):
+    model = tiny_checkpoint(n_layer=3, n_head=3, head_size=8, vocab_size=300)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        '{"prompt": "Grüß Gott", "max_length": 9}\n\n{"prompt_ids": [4, 5, 299]}\n{"prompt": "x"}\n', encoding="utf-8"
+    )
+
+    done = run_cli(
+        *("run", "--strategy", "full_model_parallel", "--num-gpus", "4", "--model", model, "--prompts", prompts),
+        *("--num-samples", "5", "--batch-size", "2", "--max-length", "6", "--output-dir", tmp_path / "out", *SMOKE),
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = load_result(tmp_path / "out" / "result.json")
+    assert str(result.mesh) == "pp2·tp2"
+    assert result.verification.status == "exact"
+    assert result.verification.tokens_compared == 30
+    assert [output.request_id for output in result.outputs] == [0, 1, 2, 3, 4]
+    assert result.outputs[0].tokens == result.outputs[3].tokens, "three prompts go round for five samples"
+    assert result.spec.workload.requests[0].prompt_ids == tuple("Grüß Gott".encode())
+    assert result.weights_origin == f"checkpoint {model}"
+    assert "tokens/s" in done.stdout
+    assert "exact, 30 tokens compared" in done.stdout
+    assert "round 1 of 1" in done.stderr, "progress"
+
+
+def test_sampling_options_reach_the_ranks(tmp_path):
+    case = ("run", "--strategy", "pure_data_parallel", "--num-gpus", "1", "--no-verify", *SMOKE)
+    outputs = {}
+    for name, extra in {
+        "greedy": (),
+        "seed 1": ("--temperature", "0.9", "--seed", "1"),
+        "seed 2": ("--temperature", "0.9", "--top-k", "50", "--top-p", "0.9", "--seed", "2"),
+    }.items():
+        done = run_cli(*case, "--output-dir", tmp_path / name, *extra)
+        assert done.returncode == 0, done.stderr
+        assert "not verified" in done.stdout
+        outputs[name] = json.loads((tmp_path / name / "result.json").read_text())["outputs"]
+    assert outputs["greedy"] != outputs["seed 1"] != outputs["seed 2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--strategy", "no_such", "--num-gpus", "2"), "unknown strategy 'no_such'; allowed: pure_data_parallel"),
+        (("--num-gpus", "2"), "--strategy is missing"),
+        (("--strategy", "pure_data_parallel"), "--num-gpus is missing"),
+        (("--strategy", "tensor_data_hybrid", "--num-gpus", "3"), "does not exist on 3 device(s); allowed: 2, 4"),
+        (("--strategy", "pure_data_parallel", "--num-gpus", "0"), "num_gpus = '0'"),
+        (("--tensor-parallel-size", "2", "--num-gpus", "3"), "the product must be 3"),
+        (("--tensor-parallel-size", "6"), "tensor_parallel_size 6 is larger than gpt2-nano's 5 attention heads"),
+        (("--pipeline-parallel-size", "5"), "pipeline_parallel_size 5 is larger than gpt2-nano's 4 layers"),
+        (("--strategy", "pure_data_parallel", "--num-gpus", "1", "--prompts", "absent.jsonl"), "absent.jsonl"),
+        (("--strategy", "pure_data_parallel", "--num-gpus", "1", "--warmup", "0"), "warmup = 0"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments, message, tmp_path):
+    done = run_cli("run", *SMOKE, *arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_malformed_prompts_are_named_by_line(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "fine"}\n{"prompt": ""}\n{"prompt_ids": [1, -2]}\nnot json\n')
+
+    done = run_cli("run", "--strategy", "pure_data_parallel", "--num-gpus", "1", "--prompts", prompts, *SMOKE)
+
+    assert done.returncode == 2
+    for number in (2, 3, 4):
+        assert f"prompts.jsonl:{number}: " in done.stderr
+    assert "prompts.jsonl:1" not in done.stderr
+
+
+def test_a_truncated_checkpoint_is_refused(tiny_checkpoint, tmp_path):
+    model = tiny_checkpoint()
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    done = run_cli("run", "--strategy", "pure_data_parallel", "--num-gpus", "1", "--model", model, *SMOKE, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "truncated" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unwritable_output_directory_is_refused_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    done = run_cli(
+        *("run", "--strategy", "pure_data_parallel", "--num-gpus", "1", *SMOKE),
+        *("--output-dir", tmp_path / "file" / "out"),
+    )
+
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert "import torch" not in done.stderr
+
+
+def test_ctrl_c_stops_the_ranks_and_exits_130(tmp_path):
+    process = subprocess.Popen(
+        command("run", "--strategy", "tensor_data_hybrid", "--num-gpus", "2", *SMOKE, "--num-iterations", "1000"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ranks = []
+    for line in process.stderr:
+        if line.startswith("round 2 of 1000"):
+            ranks = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    process.stderr.close()
+
+    assert process.wait(30) == 130
+    assert "interrupted" in rest
+    assert len(ranks) == 2
+    assert not any(rank.is_running() for rank in ranks)
+
+
+def test_killing_the_command_takes_its_ranks_along(tmp_path):
+    process = subprocess.Popen(
+        command("run", "--strategy", "tensor_data_hybrid", "--num-gpus", "2", *SMOKE, "--num-iterations", "1000"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ranks = []
+    for line in process.stderr:
+        if line.startswith("round 2 of 1000"):
+            ranks = psutil.Process(process.pid).children(recursive=True)
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    process.stderr.close()
+
+    assert len(ranks) == 2
+    gone, alive = psutil.wait_procs(ranks, timeout=5)
+    assert alive == []
+
+
+def test_help_shows_examples_and_version():
+    done = run_cli("run", "--help")
+
+    assert done.returncode == 0
+    assert "Examples" in done.stdout
+    assert run_cli("--version").stdout.startswith("gpt-parallel ")

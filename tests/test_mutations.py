@@ -1,0 +1,82 @@
+"""Verification catches what can go wrong in a parallel engine, and a wrong run leaves no number."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt_parallel.launch import local
+from gpt_parallel.settings import make_settings
+from gpt_parallel.suite import Suite, VerificationError
+from tests import mutants
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def suite(make_tiny_checkpoint, tmp_path):
+    directory = make_tiny_checkpoint(tmp_path / "model", n_layer=4, n_head=4, head_size=16, vocab_size=211)
+    given = {"model": str(directory), "prompts": "random", "num_requests": 4, "prompt_tokens": 12, "max_length": 6}
+    return Suite(make_settings("smoke", {**given, "rounds": 2, "device": "cpu"}))
+
+
+def mutate(monkeypatch, mutant):
+    monkeypatch.setattr(local, "WORKER", "tests.mutants")
+    monkeypatch.setenv(mutants.VARIABLE, mutant.__name__)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "strategy"),
+    [
+        (mutants.swap_head_shards, "tensor_data_hybrid"),
+        (mutants.add_bias_on_every_rank, "tensor_data_hybrid"),
+        (mutants.share_lane_caches, "pipeline_data_hybrid"),
+        (mutants.skip_a_stage, "pipeline_data_hybrid"),
+    ],
+)
+def test_a_wrong_engine_is_a_mismatch(suite, monkeypatch, mutant, strategy):
+    mutate(monkeypatch, mutant)
+
+    with pytest.raises(VerificationError, match="mismatch with the single-device reference") as failure:
+        suite.run(suite.spec(strategy, 2), timed=False)
+
+    assert failure.value.verification.status == "mismatch"
+
+
+def test_a_timed_round_with_other_tokens_is_a_mismatch(suite, monkeypatch):
+    mutate(monkeypatch, mutants.change_a_timed_round)
+
+    with pytest.raises(VerificationError, match="round 2: rank 0 did not reproduce the verified tokens"):
+        suite.run(suite.spec("pure_data_parallel", 1))
+
+
+def test_a_mismatch_fails_the_case_and_saves_no_timing(tmp_path):
+    """Under pytest: the two layouts without a tensor group are right and saved, the two with one are not."""
+    saved = tmp_path / "saved.json"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**inherited, mutants.VARIABLE: mutants.add_bias_on_every_rank.__name__, "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "benchmarks", "-k", "2gpu", "--gpt-preset", "smoke", "--gpt-rounds", "1"),
+            *("-p", "tests.mutants", "-p", "no:cacheprovider", "--benchmark-json", str(saved)),
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "tensor_data_hybrid-2gpu: mismatch with the single-device reference" in done.stdout
+    assert "2 failed, 2 passed" in done.stdout
+    names = [bench["name"] for bench in json.loads(saved.read_text())["benchmarks"]]
+    assert sorted(names) == [
+        "test_generation[pipeline_data_hybrid-2gpu]",
+        "test_generation[pure_data_parallel-2gpu]",
+    ]

@@ -1,0 +1,200 @@
+"""The suite as pytest users meet it: the real benchmarks directory, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CASES = [
+    "pure_data_parallel-1gpu",
+    *(
+        f"{strategy}-{n}gpu"
+        for n in (2, 4)
+        for strategy in (
+            "pure_data_parallel",
+            "tensor_data_hybrid",
+            "pipeline_data_hybrid",
+            "full_model_parallel",
+        )
+    ),
+]
+
+
+def run_pytest(*arguments, cwd=ROOT, where=str(ROOT / "benchmarks"), **environment):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", where, "-p", "no:cacheprovider", "--gpt-device", "cpu", *arguments],
+        cwd=cwd,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def collected(*arguments):
+    done = run_pytest("--collect-only", "-q", *arguments)
+    return [line.split("[")[1].rstrip("]") for line in done.stdout.splitlines() if "::test_generation[" in line]
+
+
+def test_collects_the_nine_cases_and_imports_no_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+
+    done = run_pytest("--collect-only", "-q", PYTHONPATH=str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    assert [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line] == CASES
+
+
+def test_a_case_is_chosen_by_id_or_by_mark():
+    assert collected("-k", "4gpu") == CASES[5:]
+    assert collected("-m", "gpus(n=2)") == CASES[1:5]
+    assert collected("--gpt-num-gpus", "8,2", "-k", "full") == ["full_model_parallel-2gpu", "full_model_parallel-8gpu"]
+    sizes = ("--gpt-tensor-parallel-size", "2", "--gpt-pipeline-parallel-size", "2", "--gpt-data-parallel-size", "2")
+    assert collected(*sizes) == ["custom-8gpu"]
+
+
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory):
+    """One timed smoke run of two cases, with everything pytest-benchmark can save."""
+    directory = tmp_path_factory.mktemp("saved")
+    done = run_pytest(
+        *("--gpt-preset", "smoke", "-k", "pure_data_parallel and not 4gpu", "--benchmark-autosave"),
+        *("--benchmark-json", str(directory / "run.json"), "--benchmark-storage", str(directory / "storage")),
+        *("--benchmark-save-data", "--benchmark-group-by", "param:strategy"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory, done.stdout
+
+
+def test_json_has_the_ranks_own_times_and_the_figures(saved_run):
+    directory, _ = saved_run
+    benches = json.loads((directory / "run.json").read_text())["benchmarks"]
+
+    assert [bench["param"] for bench in benches] == CASES[:2]
+    for bench, num_gpus in zip(benches, (1, 2), strict=True):
+        info, stats = bench["extra_info"], bench["stats"]
+        assert (info["strategy"], info["num_gpus"], info["verified"]) == ("pure_data_parallel", num_gpus, "exact")
+        assert info["weights"] == "random (seed 0)"
+        assert stats["rounds"] == info["rounds"] == 3
+        assert info["throughput_tok_s"] == pytest.approx(info["output_tokens"] / stats["median"])
+        # Launching takes a second and more; none of it is in the timing.
+        assert stats["max"] < 0.5
+        assert 0 < info["tpot_s"] < info["ttft_s"] < stats["max"]
+        assert all(isinstance(value, str | int | float | bool | None) for value in info.values())
+
+
+def test_terminal_ends_with_the_table(saved_run):
+    _, output = saved_run
+    table = output[output.index("= gpt_parallel =") :]
+
+    assert output.index("benchmark 'strategy=pure_data_parallel'") < output.index("= gpt_parallel =")
+    for heading in ("strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified"):
+        assert heading in table
+    assert "1.00×" in table
+    assert "weights: random (seed 0)" in table
+    assert "2 passed" in table.splitlines()[-1]
+
+
+def test_benchmark_compare_reads_what_was_saved(saved_run, tmp_path):
+    directory, _ = saved_run
+
+    done = run_pytest(
+        *("--gpt-preset", "smoke", "-k", "1gpu", "--gpt-rounds", "1", "--benchmark-compare"),
+        *("--benchmark-storage", str(directory / "storage"), "--benchmark-histogram", str(tmp_path / "histogram")),
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_generation[pure_data_parallel-1gpu] (0001_" in done.stdout
+    assert "test_generation[pure_data_parallel-1gpu] (NOW)" in done.stdout
+    assert list(tmp_path.glob("histogram*.svg"))
+
+
+def test_parallel_timing_is_refused_and_parallel_verification_is_not():
+    refused = run_pytest("-n", "2", "--gpt-preset", "smoke")
+
+    assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "cases cannot be timed side by side with pytest-xdist" in refused.stderr
+
+    verified = run_pytest("-n", "2", "--gpt-preset", "smoke", "-k", "pure and not 4gpu", "--benchmark-disable")
+
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "2 passed" in verified.stdout
+
+
+def test_a_case_of_ones_own_is_not_timed_under_xdist_either(tmp_path):
+    """Without the benchmarks directory's conftest, the fixture itself refuses."""
+    (tmp_path / "test_mine.py").write_text("def test_mine(gpt_case):\n    gpt_case('pure_data_parallel', 1)\n")
+
+    done = run_pytest("-n", "1", "--gpt-preset", "smoke", cwd=tmp_path, where="test_mine.py")
+
+    assert done.returncode != 0
+    assert "cases cannot be timed side by side" in done.stdout + done.stderr
+
+
+def test_benchmark_disable_verifies_only():
+    done = run_pytest("--gpt-preset", "smoke", "-k", "1gpu", "--benchmark-disable")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.strip().startswith("pure_data_parallel"))
+    assert row.split()[3:] == ["–", "–", "–", "–", "–", "exact"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpt-preset", "huge"), "unknown preset 'huge'; allowed: smoke, cpu, xl"),
+        (("--gpt-batch-size", "0", "--gpt-top-p", "2"), "batch_size = '0'"),
+        (("--gpt-batch-size", "0", "--gpt-top-p", "2"), "top_p = '2'"),
+        (("--gpt-preset", "smoke", "--gpt-tensor-parallel-size", "6"), "larger than gpt2-nano's 5 attention heads"),
+        (
+            ("--gpt-num-gpus", "4", "--gpt-tensor-parallel-size", "3"),
+            "= 3 devices, but 4 were asked for; the product must be 4",
+        ),
+        (("--gpt-preset", "smoke", "--gpt-max-length", "250"), "gpt2-nano has 256 positions"),
+        (("--gpt-model", "no-such-model"), "no such directory, and not a known model"),
+        (("--gpt-weights", "checkpoint", "--gpt-offline"), "use weights 'random'"),
+        (("--gpt-device", "cuda", "--gpt-preset", "smoke"), "device 'cuda' was asked for"),
+    ],
+)
+def test_bad_input_is_one_usage_error_before_any_rank(arguments, message):
+    done = run_pytest(*arguments)
+
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_ini_values_are_defaults_that_options_override(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\ngpt_preset = smoke\ngpt_batch_size = 0\n")
+    (tmp_path / "test_mine.py").write_text("def test_mine():\n    pass\n")
+
+    wrong = run_pytest(cwd=tmp_path, where="test_mine.py")
+    right = run_pytest("--gpt-batch-size", "2", cwd=tmp_path, where="test_mine.py")
+
+    assert wrong.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "batch_size = '0'" in wrong.stderr
+    assert right.returncode == 0
+
+
+def test_a_registered_strategy_is_run(tmp_path):
+    """A user's conftest.py adds a row; its cases appear beside the others."""
+    (tmp_path / "conftest.py").write_text(
+        "from gpt_parallel import register_strategy\n"
+        "from gpt_parallel.spec import MeshSpec\n"
+        "register_strategy('pipeline_only', lambda n: MeshSpec(pp=n) if n > 1 else None)\n"
+    )
+    (tmp_path / "test_mine.py").write_text(
+        "def test_mine(gpt_case, strategy, num_gpus):\n    assert gpt_case(strategy, num_gpus).mesh.pp == 2\n"
+    )
+
+    done = run_pytest(
+        "--gpt-preset", "smoke", "-k", "pipeline_only-2gpu", "--gpt-rounds", "1", cwd=tmp_path, where="test_mine.py"
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
