@@ -164,7 +164,7 @@ def test_killing_the_command_takes_its_ranks_along(tmp_path):
     process.stderr.close()
 
     assert len(ranks) == 2
-    gone, alive = psutil.wait_procs(ranks, timeout=5)
+    _gone, alive = psutil.wait_procs(ranks, timeout=5)
     assert alive == []
 
 

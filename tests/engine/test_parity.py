@@ -64,7 +64,7 @@ def generate_with_transformers(directory, requests):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_greedy_tokens_equal_transformers(tiny_checkpoint, seed):
-    """Random shapes, unequal prompt lengths in a batch, unequal numbers of new tokens, a last batch that is not full."""
+    """Random shapes, prompts and numbers of new tokens unequal within a batch, a last batch that is not full."""
     choose = random.Random(seed)
     vocab_size = choose.randint(50, 300)
     directory = tiny_checkpoint(

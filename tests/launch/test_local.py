@@ -28,7 +28,7 @@ def mutate(monkeypatch):
         monkeypatch.setenv(mutants.VARIABLE, mutant.__name__)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    yield mutate
+    return mutate
 
 
 def ranks_alive():
@@ -47,11 +47,9 @@ def run_and_time_failure(suite, strategy="pure_data_parallel"):
 
 @pytest.mark.parametrize("strategy", ["pure_data_parallel", "tensor_data_hybrid", "pipeline_data_hybrid"])
 def test_a_killed_rank_is_named_at_once_and_the_next_run_passes(suite, mutate, monkeypatch, strategy):
-    with monkeypatch.context() as patch:
-        patch.setattr(local, "WORKER", "tests.mutants")
-        patch.setenv(mutants.VARIABLE, mutants.kill_rank_1_while_generating.__name__)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        message, delay_s = run_and_time_failure(suite, strategy)
+    mutate(mutants.kill_rank_1_while_generating)
+    message, delay_s = run_and_time_failure(suite, strategy)
+    monkeypatch.undo()
 
     assert message.startswith("rank 1 killed by signal 9 (SIGKILL; out-of-memory killer?) in phase ")
     assert delay_s < 5
