@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from gpt_parallel.environment import describe_environment
 from gpt_parallel.launch.devices import resolve_execution
-from gpt_parallel.launch.local import OnPhase, launch
+from gpt_parallel.launch.local import LaunchError, OnPhase, launch
 from gpt_parallel.measure import figures
 from gpt_parallel.models import Tokenizer, resolve_model
 from gpt_parallel.prompts import Prompt, make_requests, random_prompts, read_prompts, shipped_prompts
@@ -165,7 +165,10 @@ class Suite:
 
     def _launch_single(self, job: Job) -> tuple[RankReport, ...]:
         report = self._on_phase
-        return launch(job, on_phase=(lambda rank, phase: report(rank, f"reference: {phase}")) if report else None)
+        try:
+            return launch(job, on_phase=(lambda rank, phase: report(rank, f"reference: {phase}")) if report else None)
+        except LaunchError as error:
+            raise LaunchError(f"the single-device reference run: {error}") from error
 
 
 def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:

@@ -144,6 +144,15 @@ def test_too_few_batches_are_split_into_lanes(workload):
     assert sends.calls == 7 + 6
 
 
+def test_more_replicas_than_batches_share_the_rows(workload):
+    suite = Suite(make_settings("smoke", {**workload, "batch_size": 4, "rounds": 1}))
+
+    result = suite.run(suite.spec("pure_data_parallel", 4))
+
+    assert result.verification.passed
+    assert all(len(rank.rounds[0].timelines) == 1 for rank in result.ranks)
+
+
 def test_bfloat16_run_verifies(workload):
     suite = Suite(make_settings("smoke", {**workload, "dtype": "bfloat16", "rounds": 1}))
 

@@ -45,23 +45,30 @@ class Event(NamedTuple):
 
 
 def deal_lanes(workload: WorkloadSpec, mesh: Mesh) -> list[list[Batch]]:
-    """The batches of this rank's replica, dealt to pp lanes; too few batches are split so that every lane has work."""
+    """The batches of this rank's replica, dealt to pp lanes.
+
+    Too few batches are split, widest first, so that every replica and lane has work while there are rows to give.
+    """
     size = workload.batch_size
     starts = range(0, len(workload.requests), size)
     batches = [Batch(str(i), workload.requests[start : start + size]) for i, start in enumerate(starts)]
-    own = batches[mesh.replica :: mesh.sizes.dp]
-    while 0 < len(own) < mesh.sizes.pp:
-        widest = max(range(len(own)), key=lambda index: len(own[index].requests))
-        if len(own[widest].requests) == 1:
-            break
-        own[widest : widest + 1] = _halves(own[widest])
+    own = _split(batches, mesh.sizes.dp)[mesh.replica :: mesh.sizes.dp]
+    own = _split(own, mesh.sizes.pp)
     return [own[lane :: mesh.sizes.pp] for lane in range(min(mesh.sizes.pp, len(own)))]
 
 
-def _halves(batch: Batch) -> list[Batch]:
-    middle = (len(batch.requests) + 1) // 2
-    parts = (batch.requests[:middle], batch.requests[middle:])
-    return [Batch(f"{batch.batch_id}.{index}", part) for index, part in enumerate(parts)]
+def _split(batches: list[Batch], count: int) -> list[Batch]:
+    """At least `count` batches, by halving the widest while it has more than one row."""
+    batches = list(batches)
+    while 0 < len(batches) < count:
+        widest = max(range(len(batches)), key=lambda index: len(batches[index].requests))
+        batch = batches[widest]
+        if len(batch.requests) == 1:
+            break
+        middle = (len(batch.requests) + 1) // 2
+        halves = (batch.requests[:middle], batch.requests[middle:])
+        batches[widest : widest + 1] = [Batch(f"{batch.batch_id}.{i}", half) for i, half in enumerate(halves)]
+    return batches
 
 
 class _Rows:
