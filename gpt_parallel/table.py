@@ -70,9 +70,10 @@ def _captions(results: Sequence[RunResult]) -> list[str]:
     lines = [
         f"{spec.model.name}, weights: {result.weights_origin}, {spec.execution.dtype}; {spec.workload.shape}; "
         f"{spec.workload.source}",
-        f"{where}; torch {environment.torch}, {spec.execution.backend}; median of {spec.execution.rounds} round(s)",
+        f"{where}; torch {environment.torch}, {spec.execution.backend}; "
+        + (f"median of {spec.execution.rounds} round(s)" if spec.execution.rounds else "verified only, not timed"),
     ]
-    if spec.num_gpus > 1 and _single_device_throughput(results) is None:
+    if spec.num_gpus > 1 and spec.execution.rounds and _single_device_throughput(results) is None:
         lines.append("speed-up needs the one-device case in the same run")
     if any(r.spec.execution.oversubscribed for r in results):
         lines.append(f"{_OVERSUBSCRIBED} oversubscribed: more ranks than devices, correct but not a measure of scaling")

@@ -150,8 +150,9 @@ def _watch(ranks: list[_RankProcess], timeout_s: float, on_phase: OnPhase | None
                 rank = key.data
                 if not _take_events(rank, on_phase):
                     selector.unregister(rank.pipe)
-                    rank.process.wait()
-                    rank.ended = True
+                    with suppress(subprocess.TimeoutExpired):
+                        rank.process.wait(max(0.0, deadline - time.monotonic()))
+                        rank.ended = True
                 if failed_at is None and _has_failed(rank):
                     failed_at = time.monotonic()
     if failed_at is not None:
