@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from gpt_parallel import __version__
+from gpt_parallel.case import summarise
 from gpt_parallel.launch.devices import default_preset
 from gpt_parallel.launch.local import LaunchError, OnPhase
 from gpt_parallel.result import RunResult, write_atomically
@@ -159,7 +160,7 @@ def _make_writable(directory: Path) -> None:
 
 def _print(result: RunResult, path: Path) -> None:
     check = result.verification
-    print(render_table([result]))
+    print(render_table([summarise([result])]))
     if check.status == "skipped":
         print("not verified (--no-verify)")
     else:

@@ -18,8 +18,10 @@ def figures(spec: RunSpec, ranks: Sequence[RankReport]) -> Figures:
     ttft: list[float] = []
     itl: list[float] = []
     tpot: list[float] = []
+    latency: list[float] = []
     for start, tokens in (times for reports in rounds for times in _batch_times(reports)):
         ttft.append(tokens[0] - start)
+        latency.append(tokens[-1] - start)
         itl += [later - earlier for earlier, later in pairwise(tokens)]
         if len(tokens) > 1:
             tpot.append((tokens[-1] - tokens[0]) / (len(tokens) - 1))
@@ -30,9 +32,11 @@ def figures(spec: RunSpec, ranks: Sequence[RankReport]) -> Figures:
         ttft_samples_s=tuple(ttft),
         itl_samples_s=tuple(itl),
         tpot_samples_s=tuple(tpot),
+        latency_samples_s=tuple(latency),
         ttft_s=median(ttft),
         itl_s=median(itl) if itl else None,
         tpot_s=median(tpot) if tpot else None,
+        latency_s=median(latency),
     )
 
 

@@ -12,13 +12,13 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from gpt_parallel.result import RunResult
+    from gpt_parallel.result import CaseSummary, RunResult
     from gpt_parallel.settings import Settings
     from gpt_parallel.suite import Suite
 
 _SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 _SUITE: "pytest.StashKey[Suite]" = pytest.StashKey()
-_RESULTS: "pytest.StashKey[list[RunResult]]" = pytest.StashKey()
+_SUMMARIES: "pytest.StashKey[list[CaseSummary]]" = pytest.StashKey()
 
 _measured_s = 0.0
 
@@ -62,7 +62,7 @@ def _escaped(text: str | None) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpus(n): the number of devices a generation case runs on")
-    config.stash[_RESULTS] = []
+    config.stash[_SUMMARIES] = []
     if _given(config):
         _settings(config)  # a wrong option is a usage error now, not a failed case later
 
@@ -195,6 +195,7 @@ def gpt_case(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> C
     The timed rounds become pytest-benchmark's, the figures its `extra_info`. A case that fails or does not match its
     reference leaves no timing. With `--benchmark-disable` the case is verified only.
     """
+    from gpt_parallel.case import summarise
     from gpt_parallel.launch.local import LaunchError
     from gpt_parallel.spec import SpecError
     from gpt_parallel.suite import VerificationError
@@ -202,43 +203,43 @@ def gpt_case(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> C
     def run(strategy: str, num_gpus: int) -> "RunResult":
         refuse_parallel_timing(request.config)
         try:
-            result = _run_benchmark(benchmark, _suite(request.config), strategy, num_gpus)
+            results = _run_benchmark(benchmark, _suite(request.config), strategy, num_gpus)
         except (SpecError, LaunchError, VerificationError) as error:
             pytest.fail(str(error), pytrace=False)
         except BaseException:
             benchmark.has_error = True
             raise
-        benchmark.extra_info.update(result.extra_info())
-        request.config.stash[_RESULTS].append(result)
-        return result
+        summary = summarise(results)
+        benchmark.extra_info.update(summary.model_dump(mode="json"))
+        request.config.stash[_SUMMARIES].append(summary)
+        return results[-1]
 
     return run
 
 
-def _run_benchmark(benchmark: "BenchmarkFixture", suite: "Suite", strategy: str, num_gpus: int) -> "RunResult":
-    """Launch inside pytest-benchmark's first round, then give it one measured round at a time."""
+def _run_benchmark(benchmark: "BenchmarkFixture", suite: "Suite", strategy: str, num_gpus: int) -> "list[RunResult]":
+    """Make all launches inside pytest-benchmark's first round, then give it one measured round at a time."""
     spec = suite.spec(strategy, num_gpus)
+    num_launches = suite.settings.launches if benchmark.enabled else 1
+    results: list[RunResult] = []
     replayed: Iterator[float] = iter(())
-    result: RunResult | None = None
 
-    def play_round() -> "RunResult":
-        nonlocal replayed, result
-        if result is None:
-            result = suite.run(spec, timed=benchmark.enabled)
-            replayed = iter(result.figures.round_seconds)
+    def play_round() -> None:
+        nonlocal replayed
+        if not results:
+            results.extend(suite.run(spec, timed=benchmark.enabled) for _ in range(num_launches))
+            replayed = iter([seconds for result in results for seconds in result.figures.round_seconds])
         _advance_clock(next(replayed, 0.0))
-        return result
 
-    benchmark.pedantic(play_round, rounds=max(1, spec.execution.rounds))
-    assert result is not None
-    return result
+    benchmark.pedantic(play_round, rounds=num_launches * spec.execution.rounds)
+    return results
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    results = config.stash.get(_RESULTS, [])
-    if results:
+    summaries = config.stash.get(_SUMMARIES, [])
+    if summaries:
         from gpt_parallel.table import render_table
 
         terminalreporter.section("gpt_parallel")
-        terminalreporter.write_line(render_table(results))
+        terminalreporter.write_line(render_table(summaries))

@@ -123,7 +123,8 @@ class Figures(Frozen):
     """What was measured. A round's time is its slowest rank's; throughput is of the median round.
 
     TTFT: a batch's start to its first token. ITL: gaps between a batch's later tokens. TPOT: (last − first token) /
-    (tokens − 1), one sample a batch and round; empty where batches have a single token.
+    (tokens − 1), one sample a batch and round; empty where batches have a single token. Latency: a batch's start to its
+    last token.
     """
 
     round_seconds: tuple[float, ...] = ()
@@ -132,9 +133,11 @@ class Figures(Frozen):
     ttft_samples_s: tuple[float, ...] = ()
     itl_samples_s: tuple[float, ...] = ()
     tpot_samples_s: tuple[float, ...] = ()
+    latency_samples_s: tuple[float, ...] = ()
     ttft_s: float | None = None
     itl_s: float | None = None
     tpot_s: float | None = None
+    latency_s: float | None = None
 
 
 class Output(Frozen):
@@ -159,46 +162,80 @@ class RunResult(Frozen):
     def mesh(self) -> MeshSpec:
         return self.spec.mesh
 
-    def extra_info(self) -> dict[str, str | int | float | bool | None]:
-        """The figures as one flat, JSON-safe row, for pytest-benchmark's `extra_info`."""
-        spec, figures = self.spec, self.figures
-        peaks = [rank.peak_memory_bytes for rank in self.ranks if rank.peak_memory_bytes is not None]
-        return {
-            "strategy": spec.strategy,
-            "num_gpus": spec.num_gpus,
-            "mesh": str(spec.mesh),
-            "pp": spec.mesh.pp,
-            "dp": spec.mesh.dp,
-            "tp": spec.mesh.tp,
-            "device": spec.execution.device,
-            "device_name": self.environment.device_names[0] if self.environment.device_names else "",
-            "backend": spec.execution.backend,
-            "model": spec.model.name,
-            "weights": self.weights_origin,
-            "dtype": spec.execution.dtype,
-            "workload": spec.workload.shape,
-            "prompts": spec.workload.source,
-            "batch_size": spec.workload.batch_size,
-            "num_requests": len(spec.workload.requests),
-            "output_tokens": spec.workload.num_output_tokens,
-            "rounds": len(figures.round_seconds),
-            "throughput_tok_s": figures.throughput_tok_s,
-            "throughput_per_gpu_tok_s": figures.throughput_per_gpu_tok_s,
-            "ttft_s": figures.ttft_s,
-            "itl_s": figures.itl_s,
-            "tpot_s": figures.tpot_s,
-            "verified": self.verification.status,
-            "tokens_compared": self.verification.tokens_compared,
-            "oversubscribed": spec.execution.oversubscribed,
-            "degenerate": spec.degenerate,
-            "max_parameter_bytes": max(rank.parameter_bytes for rank in self.ranks),
-            "max_kv_cache_bytes": max(rank.kv_cache_bytes for rank in self.ranks),
-            "max_peak_memory_bytes": max(peaks) if peaks else None,
-            "torch": self.environment.torch,
-            "cpu": self.environment.cpu,
-            "git_commit": self.environment.git_commit,
-            "git_dirty": self.environment.git_dirty,
-        }
+
+class LaunchFigures(Frozen):
+    """One launch of a case: the independent unit of every comparison. Medians over its rounds."""
+
+    round_seconds: tuple[float, ...]
+    throughput_tok_s: float | None
+    ttft_s: float | None
+    itl_s: float | None
+    tpot_s: float | None
+    latency_s: float | None
+    peak_memory_bytes: NonNegativeInt | None
+
+
+class CaseSummary(Frozen):
+    """A case's figures as one row, all its launches together: pytest-benchmark's `extra_info`.
+
+    Everything but `launches` is flat. Times are medians over launches; `_mean`, `_p90` and `_p99` are over the pooled
+    samples, `_samples` of them, and null where there are too few to carry the percentile.
+    """
+
+    schema_version: Literal[1] = 1
+    strategy: str
+    num_gpus: int
+    mesh: str
+    pp: int
+    dp: int
+    tp: int
+    device: str
+    device_name: str
+    backend: str
+    model: str
+    weights: str
+    dtype: str
+    workload: str
+    workload_sha256: str
+    prompts: str
+    batch_size: int
+    num_requests: int
+    output_tokens: int
+    rounds: int
+    throughput_tok_s: float | None
+    throughput_per_gpu_tok_s: float | None
+    ttft_s: float | None
+    ttft_mean_s: float | None
+    ttft_p90_s: float | None
+    ttft_p99_s: float | None
+    ttft_samples: int
+    tpot_s: float | None
+    tpot_mean_s: float | None
+    tpot_p90_s: float | None
+    tpot_p99_s: float | None
+    tpot_samples: int
+    latency_s: float | None
+    latency_mean_s: float | None
+    latency_p90_s: float | None
+    latency_p99_s: float | None
+    latency_samples: int
+    itl_s: float | None
+    verified: Literal["exact", "tie", "mismatch", "skipped"]
+    tokens_compared: int
+    oversubscribed: bool
+    degenerate: bool
+    max_parameter_bytes: int
+    max_kv_cache_bytes: int
+    max_peak_memory_bytes: int | None
+    peak_memory_bytes_by_rank: tuple[int | None, ...]
+    torch: str
+    cpu: str
+    num_cores: int
+    cores_per_rank: int
+    hostname: str
+    git_commit: str | None
+    git_dirty: bool | None
+    launches: tuple[LaunchFigures, ...]
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -60,7 +60,8 @@ class Settings(Frozen):
         False, description="let ranks share a GPU where there are more ranks than GPUs (over gloo)"
     )
     warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
-    rounds: PositiveInt = Field(3, description="timed passes over all requests")
+    rounds: PositiveInt = Field(3, description="timed passes over all requests, in each launch")
+    launches: PositiveInt = Field(1, description="fresh launches of each case; gates need at least 3")
     timeout_s: PositiveFloat = Field(600.0, description="deadline of one launch, in seconds")
     verify: bool = Field(True, description="compare every token with those of a single-device run")
 

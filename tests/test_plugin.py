@@ -85,7 +85,11 @@ def test_json_has_the_ranks_own_times_and_the_figures(saved_run):
         # Launching takes a second and more; none of it is in the timing.
         assert stats["max"] < 0.5
         assert 0 < info["tpot_s"] < info["ttft_s"] < stats["max"]
-        assert all(isinstance(value, str | int | float | bool | None) for value in info.values())
+        assert {name for name, value in info.items() if isinstance(value, list | dict)} == {
+            "launches",
+            "peak_memory_bytes_by_rank",
+        }
+        assert info["launches"][0]["round_seconds"] == stats["data"]
 
 
 def test_terminal_ends_with_the_table(saved_run):
