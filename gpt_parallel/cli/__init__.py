@@ -1,0 +1,36 @@
+"""The `gpt-parallel` command."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gpt_parallel import __version__
+from gpt_parallel.cli import gate, run
+
+app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
+app.command("run", help=run.HELP)(run.run)
+app.command("gate", help=gate.HELP)(gate.gate)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"gpt-parallel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(1)

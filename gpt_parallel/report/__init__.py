@@ -1,0 +1,1 @@
+"""Saved pytest-benchmark JSON turned into tables, charts, comparisons and verdicts."""
