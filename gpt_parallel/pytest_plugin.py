@@ -4,7 +4,7 @@ Loaded at every pytest start, so it imports nothing heavy at its top, and never 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,13 +12,14 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from gpt_parallel.result import CaseSummary, RunResult
+    from gpt_parallel.result import RunResult
+    from gpt_parallel.session import SessionRecord
     from gpt_parallel.settings import Settings
     from gpt_parallel.suite import Suite
 
 _SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 _SUITE: "pytest.StashKey[Suite]" = pytest.StashKey()
-_SUMMARIES: "pytest.StashKey[list[CaseSummary]]" = pytest.StashKey()
+_RECORD: "pytest.StashKey[SessionRecord]" = pytest.StashKey()
 
 _measured_s = 0.0
 
@@ -39,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gpt", "distributed GPT generation (gpt_parallel)")
     group.addoption("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
     parser.addini("gpt_preset", "default of --gpt-preset")
+    group.addoption("--gpt-report", metavar="DIR", help="where the report goes; default: reports/latest")
+    group.addoption("--gpt-no-report", action="store_true", help="write no report")
     for name, field in Settings.model_fields.items():
         dashed = name.replace("_", "-").removesuffix("-s")
         if field.annotation is bool:
@@ -62,7 +65,6 @@ def _escaped(text: str | None) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpus(n): the number of devices a generation case runs on")
-    config.stash[_SUMMARIES] = []
     if _given(config):
         _settings(config)  # a wrong option is a usage error now, not a failed case later
 
@@ -170,6 +172,14 @@ def _suite(config: pytest.Config) -> "Suite":
     return config.stash[_SUITE]
 
 
+def _record(config: pytest.Config) -> "SessionRecord":
+    if _RECORD not in config.stash:
+        from gpt_parallel.session import SessionRecord
+
+        config.stash[_RECORD] = SessionRecord()
+    return config.stash[_RECORD]
+
+
 def _is_xdist_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
@@ -211,7 +221,8 @@ def gpt_case(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> C
             raise
         summary = summarise(results)
         benchmark.extra_info.update(summary.model_dump(mode="json"))
-        request.config.stash[_SUMMARIES].append(summary)
+        params = {"strategy": strategy, "num_gpus": num_gpus}
+        _record(request.config).add(request.node.nodeid, request.node.name, benchmark.group, params, summary)
         return results[-1]
 
     return run
@@ -237,9 +248,42 @@ def _run_benchmark(benchmark: "BenchmarkFixture", suite: "Suite", strategy: str,
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    summaries = config.stash.get(_SUMMARIES, [])
-    if summaries:
+    record = config.stash.get(_RECORD, None)
+    if record is not None and record.summaries:
         from gpt_parallel.table import render_table
 
         terminalreporter.section("gpt_parallel")
-        terminalreporter.write_line(render_table(summaries))
+        terminalreporter.write_line(render_table(record.summaries))
+        if record.is_timed and not config.getoption("gpt_no_report"):
+            terminalreporter.write_line(_write_report(record, config))
+
+
+def _write_report(record: "SessionRecord", config: pytest.Config) -> str:
+    """What to tell the user about the report: where it is, or why it is not."""
+    from gpt_parallel.report.load import ReportError
+    from gpt_parallel.session import FILE_NAME
+
+    given = config.getoption("gpt_report")
+    directory = config.invocation_params.dir / given if given else config.rootpath / "reports" / "latest"
+    try:
+        record.write_report(directory)
+    except (OSError, ReportError) as error:
+        return f"REPORT NOT WRITTEN to {directory}: {error}"
+    return f"report: {directory / 'report.html'} (also .md, .txt, .csv, charts and {FILE_NAME})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember cases that were skipped or failed: a report must not be silent about them."""
+    report = yield
+    if "gpt_case" in getattr(item, "fixturenames", ()) and report.outcome != "passed":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _record(item.config).add_not_run(item.name, report.outcome, reason.removeprefix("Skipped: "))
+    return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, object]) -> None:
+    """pytest-benchmark's own files say too which cases left no timing."""
+    if _RECORD in config.stash:
+        output_json["gpt_parallel"] = {"not_run": config.stash[_RECORD].not_run}

@@ -57,16 +57,20 @@ def single_device_throughput(cases: Sequence[CaseSummary]) -> float | None:
     return next((case.throughput_tok_s for case in cases if case.num_gpus == 1), None)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def captions(cases: Sequence[CaseSummary]) -> list[str]:
     """Model, workload, machine and what the marks mean, as sentences."""
     case = cases[0]
     where = f"{case.device_name if case.device == 'cuda' else case.cpu}, {case.num_cores} cores"
     if case.device == "cpu":
-        where += f"; a device is a rank pinned to {case.cores_per_rank} core(s)"
+        where += f"; a device is a rank pinned to {_count(case.cores_per_rank, 'core')}"
     num_launches = len(case.launches)
     timing = "verified only, not timed"
     if case.rounds:
-        timing = f"median of {case.rounds // num_launches} round(s)"
+        timing = f"median of {_count(case.rounds // num_launches, 'round')}"
         timing += f" in each of {num_launches} launches" if num_launches > 1 else ""
     lines = [
         f"{case.model}, weights: {case.weights}, {case.dtype}; {case.workload}; {case.prompts}",

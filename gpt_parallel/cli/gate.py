@@ -49,7 +49,7 @@ def gate(
             raise SpecError(f"--format {form!r}: allowed are text, github")
         rules = Rules(
             metric=metric,
-            threshold=_percentage(threshold, "--threshold"),
+            threshold=percentage(threshold, "--threshold"),
             thresholds=tuple(_pattern(text) for text in case or ()),
             allow_new=allow_new,
             allow_removed=allow_removed,
@@ -68,7 +68,7 @@ def gate(
     raise typer.Exit(result.exit_code)
 
 
-def _percentage(text: str, option_name: str) -> float:
+def percentage(text: str, option_name: str) -> float:
     """ "5%" or "0.05" as a fraction."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -83,4 +83,4 @@ def _pattern(text: str) -> tuple[str, float]:
     pattern, equals, percentage = text.rpartition("=")
     if not equals or not pattern:
         raise SpecError(f"--case {text!r}: must look like PATTERN=10%")
-    return pattern, _percentage(percentage, "--case")
+    return pattern, percentage(percentage, "--case")

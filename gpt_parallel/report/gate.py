@@ -148,7 +148,7 @@ def _compare(
     verdicts: list[CaseVerdict],
 ) -> None:
     """Put a comparable case among the measured ones, any other among the verdicts."""
-    problem = _why_not_comparable(before.summary, after.summary)
+    problem = why_not_comparable(before.summary, after.summary)
     if problem is None:
         assert before.summary is not None
         assert after.summary is not None
@@ -161,7 +161,8 @@ def _compare(
     verdicts.append(CaseVerdict(after.name, Verdict.ERROR, problem))
 
 
-def _why_not_comparable(before: CaseSummary | None, after: CaseSummary | None) -> str | None:
+def why_not_comparable(before: CaseSummary | None, after: CaseSummary | None) -> str | None:
+    """Why no ratio of the two may be formed, or None: unverified, or other work, or another machine."""
     if before is None or after is None:
         return "not a generation case: nothing proves that it did the same work (gate gpt_parallel cases only)"
     for side, summary in (("base", before), ("head", after)):

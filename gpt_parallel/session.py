@@ -1,0 +1,82 @@
+"""What a pytest session's cases leave: pytest-benchmark's JSON schema, and the report made of it."""
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from gpt_parallel import __version__
+from gpt_parallel.result import CaseSummary, write_atomically
+
+FILE_NAME = "benchmarks.json"
+
+
+class SessionRecord:
+    """The cases of a session in the order they ran, and those that left no timing."""
+
+    def __init__(self) -> None:
+        self.summaries: list[CaseSummary] = []
+        self.not_run: list[dict[str, str]] = []
+        self._benchmarks: list[dict[str, Any]] = []
+
+    def add(self, nodeid: str, name: str, group: str | None, params: dict[str, Any], summary: CaseSummary) -> None:
+        self.summaries.append(summary)
+        seconds = [value for launch in summary.launches for value in launch.round_seconds]
+        if seconds:
+            self._benchmarks.append(
+                {
+                    "name": name,
+                    "fullname": nodeid,
+                    "group": group,
+                    "params": params,
+                    "extra_info": summary.model_dump(mode="json"),
+                    "stats": _stats(seconds),
+                }
+            )
+
+    def add_not_run(self, name: str, outcome: str, reason: str) -> None:
+        self.not_run.append({"case": name, "outcome": outcome, "reason": reason})
+
+    @property
+    def is_timed(self) -> bool:
+        return bool(self._benchmarks)
+
+    def document(self) -> dict[str, Any]:
+        """The session as `--benchmark-json` would write it, as far as reports read it."""
+        last = self.summaries[-1]
+        return {
+            "machine_info": {
+                "node": last.hostname,
+                "machine": platform.machine(),
+                "cpu": {"brand_raw": last.cpu, "count": last.num_cores},
+            },
+            "commit_info": {"id": last.git_commit, "dirty": last.git_dirty},
+            "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "version": f"gpt_parallel {__version__}",
+            "benchmarks": self._benchmarks,
+            "gpt_parallel": {"not_run": self.not_run},
+        }
+
+    def write_report(self, directory: Path) -> list[Path]:
+        """The JSON and every report format; raises OSError or ReportError where the directory cannot be written."""
+        from gpt_parallel.report.load import load_run
+        from gpt_parallel.report.render import write_report
+
+        path = directory / FILE_NAME
+        write_atomically(path, json.dumps(self.document(), indent=1) + "\n")
+        return [path, *write_report([load_run(path)], directory)]
+
+
+def _stats(seconds: Sequence[float]) -> dict[str, Any]:
+    return {
+        "min": min(seconds),
+        "max": max(seconds),
+        "mean": fmean(seconds),
+        "median": median(seconds),
+        "stddev": stdev(seconds) if len(seconds) > 1 else 0.0,
+        "rounds": len(seconds),
+        "data": list(seconds),
+    }
