@@ -117,7 +117,7 @@ def _measure(index: int, total: int, trees: Sequence[Path], arguments: Sequence[
 def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
     """One pytest process on one commit's own package and benchmarks."""
     command = [sys.executable, "-m", "pytest", *(arguments or ["benchmarks"])]
-    command += ["-p", "no:cacheprovider", f"--benchmark-json={output}", "--gpt-launches=1"]
+    command += ["-p", "no:cacheprovider", f"--benchmark-json={output}"]
     path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         command,

@@ -63,7 +63,7 @@ def test_a_mismatch_fails_the_case_and_saves_no_timing(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "benchmarks", "-k", "2gpu", "--gpt-preset", "smoke", "--gpt-rounds", "1"),
-            *("-p", "tests.mutants", "-p", "no:cacheprovider", "--benchmark-json", str(saved)),
+            *("-p", "tests.mutants", "-p", "no:cacheprovider", "--benchmark-json", str(saved), "--gpt-no-report"),
         ],
         cwd=ROOT,
         env=environment,

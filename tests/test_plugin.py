@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+OPTIONS = ("-p", "no:cacheprovider", "--gpt-device", "cpu", "--gpt-no-report")
 CASES = [
     "pure_data_parallel-1gpu",
     *(
@@ -27,7 +28,7 @@ CASES = [
 def run_pytest(*arguments, cwd=ROOT, where=str(ROOT / "benchmarks"), **environment):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", where, "-p", "no:cacheprovider", "--gpt-device", "cpu", *arguments],
+        [sys.executable, "-m", "pytest", where, *OPTIONS, *arguments],
         cwd=cwd,
         env={**inherited, **environment},
         capture_output=True,

@@ -80,7 +80,7 @@ def percentage(text: str, option_name: str) -> float:
 
 
 def _pattern(text: str) -> tuple[str, float]:
-    pattern, equals, percentage = text.rpartition("=")
+    pattern, equals, value = text.rpartition("=")
     if not equals or not pattern:
         raise SpecError(f"--case {text!r}: must look like PATTERN=10%")
-    return pattern, percentage(percentage, "--case")
+    return pattern, percentage(value, "--case")

@@ -117,7 +117,7 @@ def _context(
 ) -> dict[str, Any]:
     """What all templates read; every text still has to be escaped there."""
     headings = [heading for heading, _, _ in _COLUMNS]
-    records: list[dict[Any, Any]] = frame.to_dict("records")
+    records = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
     sections = []
     for run in runs:
         rows = [[show(row) for _, _, show in _COLUMNS] for row in records if row["run"] == run.label]
