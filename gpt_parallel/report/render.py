@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from gpt_parallel.table import captions
 from gpt_parallel.text import csv_cell, markdown, plain
 
 FORMATS = ("md", "html", "csv", "png", "txt")
-_COLUMNS = (
+_COLUMNS: tuple[tuple[str, str, Callable[[dict[Any, Any]], str]], ...] = (
     # heading, alignment, how a row of the frame shows there
     ("case", "---", lambda row: _case_name(row)),
     ("devices", "---:", lambda row: _number(row["num_gpus"], ".0f") + _marks(row)),
