@@ -29,7 +29,8 @@ class SpecError(ValueError):
             field = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
             value = "" if isinstance(item["input"], dict | BaseModel) else f" = {item['input']!r}"
-            problems += [f"{prefix}{field}{value}: {message}"] if field else message.split("\n")
+            head = f"{prefix}{field}{value}: " if field else prefix
+            problems += [head + line for line in message.split("\n")]
         return cls(problems)
 
 

@@ -1,0 +1,119 @@
+"""What a machine has, with NVML's facts faked at the boundary."""
+
+import pynvml
+import pytest
+
+from gpt_parallel.launch import devices
+from gpt_parallel.settings import make_settings
+from gpt_parallel.spec import SpecError
+
+UUIDS = ("GPU-aaaa1111", "GPU-aabb2222", "GPU-cccc3333")
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """gpus(capabilities) makes this a machine with a CUDA build of torch and so many GPUs."""
+
+    def machine(*capabilities, torch="2.13.0"):
+        devices.cuda_devices.cache_clear()
+        monkeypatch.setattr(devices, "version", lambda name: torch)
+        monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+        monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(capabilities))
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: f"GPU model {handle}")
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle])
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetCudaComputeCapability", lambda handle: capabilities[handle])
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield machine
+    devices.cuda_devices.cache_clear()
+
+
+def smoke(**given):
+    return make_settings("smoke", given)
+
+
+def test_gpus_are_used_where_there_are_any(gpus):
+    gpus((9, 0), (9, 0))
+
+    execution = devices.resolve_execution(smoke(), 2)
+
+    assert devices.default_preset() == "xl"
+    assert (execution.device, execution.backend, execution.dtype) == ("cuda", "nccl", "bfloat16")
+    assert not execution.oversubscribed
+
+
+def test_older_gpus_take_float16(gpus):
+    gpus((9, 0), (7, 5))
+
+    assert devices.resolve_execution(smoke(), 2).dtype == "float16"
+    assert devices.resolve_execution(smoke(dtype="float32"), 2).dtype == "float32"
+
+
+def test_cases_with_too_few_gpus_are_skipped_unless_ranks_may_share(gpus):
+    gpus((9, 0))
+
+    assert "needs 2 GPUs, this machine has 1" in devices.why_skip(smoke(), 2)
+    shared = devices.resolve_execution(smoke(oversubscribe=True), 2)
+    assert (shared.backend, shared.oversubscribed) == ("gloo", True)
+    assert devices.why_skip(smoke(device="cpu"), 4) is None
+    with pytest.raises(SpecError, match="'nccl' needs one CUDA GPU per rank"):
+        devices.resolve_execution(smoke(oversubscribe=True, backend="nccl"), 2)
+
+
+def test_eight_gpus_add_their_cases(gpus):
+    gpus(*[(9, 0)] * 3)
+    assert devices.device_counts(smoke()) == (1, 2, 4)
+    gpus(*[(9, 0)] * 8)
+
+    assert devices.device_counts(smoke()) == (1, 2, 4, 8)
+    assert devices.device_counts(smoke(device="cpu")) == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("", []),
+        ("1", [1]),
+        ("2,0", [2, 0]),
+        ("0,7,1", [0]),
+        ("GPU-cccc", [2]),
+        ("GPU-aa", []),
+        ("-1", []),
+        (" 1 , GPU-aaaa1111", [1, 0]),
+    ],
+)
+def test_visible_devices_are_read_as_cuda_reads_them(gpus, monkeypatch, visible, expected):
+    gpus((9, 0), (9, 0), (9, 0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert [gpu.name for gpu in devices.cuda_devices()] == [f"GPU model {index}" for index in expected]
+
+
+def test_a_cpu_build_of_torch_uses_no_gpu(gpus):
+    gpus((9, 0), torch="2.13.0+cpu")
+
+    assert devices.default_preset() == "cpu"
+    with pytest.raises(SpecError, match="no CUDA GPU is usable here"):
+        devices.resolve_execution(smoke(device="cuda"), 1)
+
+
+def test_no_driver_is_no_gpu(gpus, monkeypatch):
+    gpus((9, 0))
+
+    def absent():
+        raise pynvml.NVMLError_LibraryNotFound
+
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
+
+    assert devices.cuda_devices() == ()
+
+
+def test_ranks_beyond_the_cores_are_oversubscribed(gpus, monkeypatch):
+    gpus(torch="2.13.0+cpu")
+    monkeypatch.setattr(devices, "available_cores", lambda: (0, 1, 2, 3))
+
+    assert not devices.resolve_execution(smoke(), 4).oversubscribed
+    assert devices.resolve_execution(smoke(cores_per_rank=2), 4).oversubscribed
+    assert devices.resolve_execution(smoke(), 4).dtype == "float32"
