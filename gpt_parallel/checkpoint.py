@@ -47,29 +47,6 @@ def read_architecture(directory: Path) -> Architecture:
         raise SpecError.from_validation(error, prefix=f"{path}: ") from error
 
 
-def tensor_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
-    """Hugging Face's GPT-2 tensors, by name without prefix."""
-    width, inner = shape.n_embd, shape.n_inner
-    tensors: dict[str, tuple[int, ...]] = {
-        "wte.weight": (shape.vocab_size, width),
-        "wpe.weight": (shape.n_positions, width),
-        "ln_f.weight": (width,),
-        "ln_f.bias": (width,),
-    }
-    for layer in range(shape.n_layer):
-        for name in ("ln_1", "ln_2"):
-            tensors[f"h.{layer}.{name}.weight"] = tensors[f"h.{layer}.{name}.bias"] = (width,)
-        for name, rows, columns in (
-            ("attn.c_attn", width, 3 * width),
-            ("attn.c_proj", width, width),
-            ("mlp.c_fc", width, inner),
-            ("mlp.c_proj", inner, width),
-        ):
-            tensors[f"h.{layer}.{name}.weight"] = (rows, columns)
-            tensors[f"h.{layer}.{name}.bias"] = (columns,)
-    return tensors
-
-
 def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
     """Find and check the weights: every tensor present, of the right shape, wholly inside its file."""
     files = _weight_files(directory)
@@ -79,7 +56,7 @@ def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
             found[name] = (path, entry)
     prefix = "transformer." if "transformer.wte.weight" in found else ""
     problems = []
-    for name, expected in tensor_shapes(shape).items():
+    for name, expected in shape.tensor_shapes.items():
         if prefix + name not in found:
             problems.append(f"{directory}: tensor {name!r} is missing from {', '.join(p.name for p in files)}")
             continue

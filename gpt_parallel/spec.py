@@ -5,6 +5,7 @@ token ids, the mesh and the device are all resolved. It survives a JSON round tr
 """
 
 from enum import Enum
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -59,6 +60,29 @@ class Architecture(Frozen):
     @property
     def head_size(self) -> int:
         return self.n_embd // self.n_head
+
+    @cached_property
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Hugging Face's GPT-2 tensors, by name without prefix."""
+        width, inner = self.n_embd, self.n_inner
+        tensors: dict[str, tuple[int, ...]] = {
+            "wte.weight": (self.vocab_size, width),
+            "wpe.weight": (self.n_positions, width),
+            "ln_f.weight": (width,),
+            "ln_f.bias": (width,),
+        }
+        for layer in range(self.n_layer):
+            for name in ("ln_1", "ln_2"):
+                tensors[f"h.{layer}.{name}.weight"] = tensors[f"h.{layer}.{name}.bias"] = (width,)
+            for name, rows, columns in (
+                ("attn.c_attn", width, 3 * width),
+                ("attn.c_proj", width, width),
+                ("mlp.c_fc", width, inner),
+                ("mlp.c_proj", inner, width),
+            ):
+                tensors[f"h.{layer}.{name}.weight"] = (rows, columns)
+                tensors[f"h.{layer}.{name}.bias"] = (columns,)
+        return tensors
 
 
 class ModelSpec(Frozen):

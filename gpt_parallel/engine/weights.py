@@ -6,7 +6,7 @@ side by side in its output columns, so a shard takes three ranges of it.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +17,8 @@ from gpt_parallel.engine.gpt2 import GPT2
 from gpt_parallel.engine.tensor_parallel import Shard
 from gpt_parallel.spec import Architecture, ModelSpec
 
-# read(tensor name, dimension to cut, ranges along it) -> the ranges, concatenated
-Read = Callable[[str, int, Sequence[range]], Tensor]
+# read(tensor name, dimension to cut, ranges along it) -> the ranges one by one, each valid until the next
+Read = Callable[[str, int, Sequence[range]], Iterator[Tensor]]
 
 
 def load(model: GPT2, spec: ModelSpec, shard: Shard) -> None:
@@ -26,8 +26,12 @@ def load(model: GPT2, spec: ModelSpec, shard: Shard) -> None:
     read = _random_reader(spec) if spec.weights == "random" else _file_reader(spec)
     for name, parameter in model.named_parameters():
         source, dimension, ranges = _slices(name, spec.architecture, shard)
-        value = read(source, dimension, ranges)
-        parameter.copy_(value.t() if _is_conv1d(name) else value)
+        target = parameter.t() if _is_conv1d(name) else parameter
+        filled = 0
+        for part in read(source, dimension, ranges):
+            target.narrow(dimension, filled, part.shape[dimension]).copy_(part)
+            filled += part.shape[dimension]
+        assert filled == target.shape[dimension], name
 
 
 def _is_conv1d(name: str) -> bool:
@@ -60,39 +64,44 @@ def _file_reader(spec: ModelSpec) -> Read:
         with safe_open(path, framework="pt") as stored:
             file_of.update(dict.fromkeys(stored.keys(), path))
 
-    def read(name: str, dimension: int, ranges: Sequence[range]) -> Tensor:
+    def read(name: str, dimension: int, ranges: Sequence[range]) -> Iterator[Tensor]:
         # The file is opened anew for each tensor: closing drops its mapped pages from this rank's resident memory.
         key = spec.key_prefix + name
         with safe_open(file_of[key], framework="pt") as stored:
             tensor = stored.get_slice(key)
             if not ranges:
-                return torch.clone(tensor[:])
-            parts = [tensor[..., r.start : r.stop] if dimension == -1 else tensor[r.start : r.stop] for r in ranges]
-            return torch.cat(parts, dim=dimension)
+                yield tensor[:]
+            for part in ranges:
+                yield tensor[..., part.start : part.stop] if dimension == -1 else tensor[part.start : part.stop]
 
     return read
 
 
 def _random_reader(spec: ModelSpec) -> Read:
-    def read(name: str, dimension: int, ranges: Sequence[range]) -> Tensor:
-        tensor = random_tensor(name, spec.architecture, spec.seed)
+    # One buffer for all tensors: freed ones of this size would stay with the allocator and count as resident.
+    buffer = torch.empty(max(math.prod(size) for size in spec.architecture.tensor_shapes.values()))
+
+    def read(name: str, dimension: int, ranges: Sequence[range]) -> Iterator[Tensor]:
+        tensor = random_tensor(name, spec.architecture, spec.seed, buffer)
         if not ranges:
-            return tensor
-        return torch.cat([tensor.narrow(dimension, r.start, len(r)) for r in ranges], dim=dimension)
+            yield tensor
+        for part in ranges:
+            yield tensor.narrow(dimension, part.start, len(part))
 
     return read
 
 
-def random_tensor(name: str, shape: Architecture, seed: int) -> Tensor:
+def random_tensor(name: str, shape: Architecture, seed: int, buffer: Tensor | None = None) -> Tensor:
     """A stored tensor's seeded values, float32: a function of its name and the seed alone, so all layouts agree.
 
     Not a fresh GPT-2's distribution: that repeats one token for ever, and would hide errors. Here biases and norms are
-    random too, and blocks and positions weigh enough that every one of them changes the tokens.
+    random too, and blocks and positions weigh enough that every one of them changes the tokens. The values are put into
+    `buffer` if one is given: one-dimensional, float32, long enough.
     """
-    size = _stored_shape(name, shape)
+    size = shape.tensor_shapes[name]
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    values = torch.empty(size)
+    values = torch.empty(size) if buffer is None else buffer[: math.prod(size)].view(size)
     half_width = math.sqrt(3) * _standard_deviation(name, shape)
     values.uniform_(-half_width, half_width, generator=generator)
     return values.add_(1) if ".ln_" in f".{name}" and name.endswith(".weight") else values
@@ -102,18 +111,3 @@ def _standard_deviation(name: str, shape: Architecture) -> float:
     if _is_conv1d(name):
         return 1.5 / math.sqrt(shape.n_embd)
     return 0.1 if name == "wpe.weight" or ".ln_" in f".{name}" else 0.02
-
-
-def _stored_shape(name: str, shape: Architecture) -> tuple[int, ...]:
-    width, inner = shape.n_embd, shape.n_inner
-    kind = ".".join(name.split(".")[2:]) if name.startswith("h.") else name
-    return {
-        "wte.weight": (shape.vocab_size, width),
-        "wpe.weight": (shape.n_positions, width),
-        "attn.c_attn.weight": (width, 3 * width),
-        "attn.c_attn.bias": (3 * width,),
-        "attn.c_proj.weight": (width, width),
-        "mlp.c_fc.weight": (width, inner),
-        "mlp.c_fc.bias": (inner,),
-        "mlp.c_proj.weight": (inner, width),
-    }.get(kind, (width,))

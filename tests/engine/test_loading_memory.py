@@ -10,7 +10,7 @@ LOAD = """
 import json, sys, threading
 from pathlib import Path
 import torch
-from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture, tensor_shapes
+from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
 from gpt_parallel.engine.gpt2 import GPT2, Part
 from gpt_parallel.engine.pipeline_parallel import stage_layers
 from gpt_parallel.engine.tensor_parallel import shard_of
@@ -34,7 +34,7 @@ Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 with torch.inference_mode():
     model = GPT2(shape, part)
     load(model, spec, shard)
-sizes = {name: 4 * torch.Size(size).numel() for name, size in tensor_shapes(shape).items()}
+sizes = {name: 4 * torch.Size(size).numel() for name, size in shape.tensor_shapes.items()}
 print(json.dumps({"grown": status("VmHWM") - before, "shard": model.parameter_bytes, "largest": max(sizes.values()),
                   "model": sum(sizes.values())}))
 """

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture, tensor_shapes
+from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
 from gpt_parallel.engine.gpt2 import GPT2, Part
 from gpt_parallel.engine.pipeline_parallel import stage_layers
 from gpt_parallel.engine.tensor_parallel import shard_of
@@ -106,13 +106,13 @@ def test_random_tensors_depend_on_name_and_seed_alone():
 
 def test_random_tensors_have_the_stored_shapes():
     shape = ARCHITECTURES["gpt2-nano"]
-    assert {name: tuple(random_tensor(name, shape, 0).shape) for name in tensor_shapes(shape)} == tensor_shapes(shape)
+    assert {name: tuple(random_tensor(name, shape, 0).shape) for name in shape.tensor_shapes} == shape.tensor_shapes
 
 
 def test_random_biases_are_not_zero():
     """Else an error with a bias would not show."""
     shape = ARCHITECTURES["gpt2-nano"]
-    assert all(random_tensor(name, shape, 0).std() > 0.01 for name in tensor_shapes(shape))
+    assert all(random_tensor(name, shape, 0).std() > 0.01 for name in shape.tensor_shapes)
 
 
 def test_nothing_is_ever_unpickled(tiny_checkpoint, monkeypatch):
