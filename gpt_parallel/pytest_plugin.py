@@ -35,32 +35,20 @@ def _advance_clock(seconds: float) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    from gpt_parallel.settings import PRESETS, Settings
+    from gpt_parallel.settings import PRESETS, options
 
     group = parser.getgroup("gpt", "distributed GPT generation (gpt_parallel)")
     group.addoption("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
     parser.addini("gpt_preset", "default of --gpt-preset")
     group.addoption("--gpt-report", metavar="DIR", help="where the report goes; default: reports/latest")
     group.addoption("--gpt-no-report", action="store_true", help="write no report")
-    for name, field in Settings.model_fields.items():
-        dashed = name.replace("_", "-").removesuffix("-s")
-        if field.annotation is bool:
-            flag = f"--gpt-no-{dashed}" if field.default else f"--gpt-{dashed}"
-            value = str(not field.default)
-            text = f"do not {field.description}" if field.default else field.description
-            group.addoption(flag, dest=f"gpt_{name}", action="store_const", const=value, help=text)
+    for option in options():
+        flag, field, text = f"--gpt-{option.name}", f"gpt_{option.field}", option.help.replace("%", "%%")
+        if option.constant is None:
+            group.addoption(flag, dest=field, metavar=option.metavar, help=text)
         else:
-            option = f"--gpt-{dashed}"
-            group.addoption(option, dest=f"gpt_{name}", metavar=_metavar(name), help=_escaped(field.description))
-        parser.addini(f"gpt_{name}", f"default of --gpt-{dashed}: {field.description}")
-
-
-def _metavar(name: str) -> str:
-    return name.rsplit("_", 1)[-1].upper()
-
-
-def _escaped(text: str | None) -> str:
-    return (text or "").replace("%", "%%")
+            group.addoption(flag, dest=field, action="store_const", const=str(option.constant), help=text)
+        parser.addini(field, f"default of {flag}: {option.help}" if option.constant is not False else f"false: {flag}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

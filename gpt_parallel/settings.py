@@ -3,8 +3,8 @@
 A preset gives every field a value; what the user says wins. `Suite` turns settings into `RunSpec`s.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints, ValidationError
 
@@ -29,7 +29,7 @@ class Settings(Frozen):
     prompts: str = Field(
         "builtin", description="builtin (20 shipped prompts), random (seeded ids) or a JSON Lines file"
     )
-    num_requests: PositiveInt | None = Field(None, description="how many requests; unset: as many as there are prompts")
+    num_samples: PositiveInt | None = Field(None, description="how many requests; unset: as many as there are prompts")
     batch_size: PositiveInt = Field(4, description="requests per batch and replica")
     prompt_tokens: PositiveInt | None = Field(
         None, description="cut or repeat every prompt to so many tokens; unset: each prompt's own length"
@@ -60,7 +60,7 @@ class Settings(Frozen):
         False, description="let ranks share a GPU where there are more ranks than GPUs (over gloo)"
     )
     warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
-    rounds: PositiveInt = Field(3, description="timed passes over all requests, in each launch")
+    num_iterations: PositiveInt = Field(3, description="timed passes over all requests, in each launch")
     launches: PositiveInt = Field(1, description="fresh launches of each case; gates need at least 3")
     timeout_s: PositiveFloat = Field(600.0, description="deadline of one launch, in seconds")
     verify: bool = Field(True, description="compare every token with those of a single-device run")
@@ -86,11 +86,33 @@ class Settings(Frozen):
         return any((self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size))
 
 
+class Option(NamedTuple):
+    """How a field is asked for: `--NAME METAVAR`, or a bare `--NAME` that stands for `constant`."""
+
+    field: str
+    name: str
+    help: str
+    metavar: str | None
+    constant: bool | None
+
+
+def options() -> Iterator[Option]:
+    """One option for each field; a field that is true unless the user says otherwise becomes `no-NAME`."""
+    for field, info in Settings.model_fields.items():
+        name, text = field.removesuffix("_s").replace("_", "-"), info.description or ""
+        if info.annotation is not bool:
+            yield Option(field, name, text, field.rsplit("_", 1)[-1].upper(), None)
+        elif info.default:
+            yield Option(field, f"no-{name}", f"do not {text}", None, False)
+        else:
+            yield Option(field, name, text, None, True)
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "model": "gpt2-nano",
         "weights": "auto",
-        "num_requests": 8,
+        "num_samples": 8,
         "batch_size": 2,
         "prompt_tokens": 32,
         "max_length": 8,
@@ -99,7 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {
         "model": "gpt2",
         "weights": "auto",
-        "num_requests": 16,
+        "num_samples": 16,
         "batch_size": 4,
         "prompt_tokens": 64,
         "max_length": 16,
@@ -107,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "xl": {
         "model": "gpt2-xl",
-        "num_requests": 60,
+        "num_samples": 60,
         "batch_size": 4,
         "prompt_tokens": 256,
         "max_length": 64,
@@ -124,7 +146,7 @@ def make_settings(preset: str, given: Mapping[str, Any]) -> Settings:
     defaults = dict(PRESETS[preset])
     if "prompts" in chosen and chosen["prompts"] not in ("builtin", "random"):
         # The user's own prompts keep their own number and lengths.
-        for field in ("num_requests", "prompt_tokens", "max_length"):
+        for field in ("num_samples", "prompt_tokens", "max_length"):
             defaults.pop(field, None)
     try:
         return Settings.model_validate({**defaults, **chosen})

@@ -66,7 +66,7 @@ class Suite:
         requests = make_requests(
             self._prompts(),
             self.tokenizer.encode,
-            num_requests=settings.num_requests,
+            num_requests=settings.num_samples,
             prompt_tokens=settings.prompt_tokens,
             max_new_tokens=settings.max_length,
         )
@@ -87,7 +87,7 @@ class Suite:
         settings = self.settings
         if settings.prompts == "random":
             return random_prompts(
-                settings.num_requests or 20,
+                settings.num_samples or 20,
                 settings.prompt_tokens or 64,
                 self.model.architecture.vocab_size,
                 settings.seed,

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -71,12 +72,16 @@ def test_sampling_options_reach_the_ranks(tmp_path):
         (("--num-gpus", "2"), "--strategy is missing"),
         (("--strategy", "pure_data_parallel"), "--num-gpus is missing"),
         (("--strategy", "tensor_data_hybrid", "--num-gpus", "3"), "does not exist on 3 device(s); allowed: 2, 4"),
+        (("--strategy", "pure_data_parallel", "--num-gpus", "1,2"), "one run has one device count"),
         (("--strategy", "pure_data_parallel", "--num-gpus", "0"), "num_gpus = '0'"),
         (("--tensor-parallel-size", "2", "--num-gpus", "3"), "the product must be 3"),
         (("--tensor-parallel-size", "6"), "tensor_parallel_size 6 is larger than gpt2-nano's 5 attention heads"),
         (("--pipeline-parallel-size", "5"), "pipeline_parallel_size 5 is larger than gpt2-nano's 4 layers"),
         (("--strategy", "pure_data_parallel", "--num-gpus", "1", "--prompts", "absent.jsonl"), "absent.jsonl"),
-        (("--strategy", "pure_data_parallel", "--num-gpus", "1", "--warmup", "0"), "warmup = 0"),
+        (
+            ("--strategy", "pure_data_parallel", "--num-gpus", "1", "--warmup", "0"),
+            "warmup = '0': Input should be greater than 0",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments, message, tmp_path):
@@ -125,43 +130,37 @@ def test_an_unwritable_output_directory_is_refused_before_the_run(tmp_path):
     assert "import torch" not in done.stderr
 
 
-def test_ctrl_c_stops_the_ranks_and_exits_130(tmp_path):
+@contextmanager
+def in_its_rounds(directory):
+    """A run in the middle of its timed rounds, and its ranks."""
     process = subprocess.Popen(
         command("run", "--strategy", "tensor_data_hybrid", "--num-gpus", "2", *SMOKE, "--num-iterations", "1000"),
-        cwd=tmp_path,
+        cwd=directory,
         stderr=subprocess.PIPE,
         text=True,
     )
-    ranks = []
-    for line in process.stderr:
-        if line.startswith("round 2 of 1000"):
-            ranks = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stderr.read()
-    process.stderr.close()
+    with process:
+        for line in process.stderr:
+            if line.startswith("round 2 of 1000"):
+                break
+        yield process, psutil.Process(process.pid).children(recursive=True)
 
-    assert process.wait(30) == 130
+
+def test_ctrl_c_stops_the_ranks_and_exits_130(tmp_path):
+    with in_its_rounds(tmp_path) as (process, ranks):
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        code = process.wait(30)
+
+    assert code == 130
     assert "interrupted" in rest
     assert len(ranks) == 2
     assert not any(rank.is_running() for rank in ranks)
 
 
 def test_killing_the_command_takes_its_ranks_along(tmp_path):
-    process = subprocess.Popen(
-        command("run", "--strategy", "tensor_data_hybrid", "--num-gpus", "2", *SMOKE, "--num-iterations", "1000"),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    ranks = []
-    for line in process.stderr:
-        if line.startswith("round 2 of 1000"):
-            ranks = psutil.Process(process.pid).children(recursive=True)
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    process.stderr.close()
+    with in_its_rounds(tmp_path) as (process, ranks):
+        os.kill(process.pid, signal.SIGKILL)
 
     assert len(ranks) == 2
     _gone, alive = psutil.wait_procs(ranks, timeout=5)

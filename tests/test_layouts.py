@@ -168,10 +168,10 @@ def test_gpt2_xl_heads_run_under_tp_8(make_tiny_checkpoint, tmp_path):
     given = {
         "model": str(directory),
         "prompts": "random",
-        "num_requests": 2,
+        "num_samples": 2,
         "prompt_tokens": 9,
         "max_length": 4,
-        "rounds": 1,
+        "num_iterations": 1,
     }
     suite = Suite(make_settings("smoke", {**given, "tensor_parallel_size": 8, "device": "cpu"}))
 

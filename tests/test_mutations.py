@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def suite(make_tiny_checkpoint, tmp_path):
     directory = make_tiny_checkpoint(tmp_path / "model", n_layer=4, n_head=4, head_size=16, vocab_size=211)
-    given = {"model": str(directory), "prompts": "random", "num_requests": 4, "prompt_tokens": 12, "max_length": 6}
-    return Suite(make_settings("smoke", {**given, "rounds": 2, "device": "cpu"}))
+    given = {"model": str(directory), "prompts": "random", "num_samples": 4, "prompt_tokens": 12, "max_length": 6}
+    return Suite(make_settings("smoke", {**given, "num_iterations": 2, "device": "cpu"}))
 
 
 def mutate(monkeypatch, mutant):
@@ -62,7 +62,18 @@ def test_a_mismatch_fails_the_case_and_saves_no_timing(tmp_path):
 
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "benchmarks", "-k", "2gpu", "--gpt-preset", "smoke", "--gpt-rounds", "1"),
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "benchmarks",
+                "-k",
+                "2gpu",
+                "--gpt-preset",
+                "smoke",
+                "--gpt-num-iterations",
+                "1",
+            ),
             *("-p", "tests.mutants", "-p", "no:cacheprovider", "--benchmark-json", str(saved), "--gpt-no-report"),
         ],
         cwd=ROOT,

@@ -109,7 +109,7 @@ def test_benchmark_compare_reads_what_was_saved(saved_run, tmp_path):
     directory, _ = saved_run
 
     done = run_pytest(
-        *("--gpt-preset", "smoke", "-k", "1gpu", "--gpt-rounds", "1", "--benchmark-compare"),
+        *("--gpt-preset", "smoke", "-k", "1gpu", "--gpt-num-iterations", "1", "--benchmark-compare"),
         *("--benchmark-storage", str(directory / "storage"), "--benchmark-histogram", str(tmp_path / "histogram")),
     )
 
@@ -198,7 +198,14 @@ def test_a_registered_strategy_is_run(tmp_path):
     )
 
     done = run_pytest(
-        "--gpt-preset", "smoke", "-k", "pipeline_only-2gpu", "--gpt-rounds", "1", cwd=tmp_path, where="test_mine.py"
+        "--gpt-preset",
+        "smoke",
+        "-k",
+        "pipeline_only-2gpu",
+        "--gpt-num-iterations",
+        "1",
+        cwd=tmp_path,
+        where="test_mine.py",
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

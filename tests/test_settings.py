@@ -7,7 +7,7 @@ from gpt_parallel.spec import SpecError
 def test_presets_have_the_documented_workloads():
     def shape(name):
         s = make_settings(name, {})
-        return s.model, s.num_requests, s.batch_size, s.prompt_tokens, s.max_length
+        return s.model, s.num_samples, s.batch_size, s.prompt_tokens, s.max_length
 
     assert shape("smoke") == ("gpt2-nano", 8, 2, 32, 8)
     assert shape("cpu") == ("gpt2", 16, 4, 64, 16)
@@ -30,7 +30,7 @@ def test_what_the_user_says_wins_and_text_is_converted():
 
 def test_own_prompts_keep_their_number_and_lengths():
     settings = make_settings("smoke", {"prompts": "mine.jsonl"})
-    assert (settings.num_requests, settings.prompt_tokens, settings.max_length) == (None, None, None)
+    assert (settings.num_samples, settings.prompt_tokens, settings.max_length) == (None, None, None)
     assert make_settings("smoke", {"prompts": "mine.jsonl", "max_length": 5}).max_length == 5
     assert make_settings("smoke", {"prompts": "random"}).prompt_tokens == 32
 

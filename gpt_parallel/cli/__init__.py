@@ -7,9 +7,10 @@ import typer
 
 from gpt_parallel import __version__
 from gpt_parallel.cli import ab, gate, report, run
+from gpt_parallel.cli.common import takes_settings
 
 app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
-app.command("run", help=run.HELP)(run.run)
+app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches",)))
 app.command("report", help=report.HELP)(report.report)
 app.command("ab", help=ab.HELP)(ab.ab)
 app.command("gate", help=gate.HELP)(gate.gate)

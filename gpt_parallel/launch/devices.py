@@ -135,7 +135,7 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
         cores_per_rank=settings.cores_per_rank,
         oversubscribed=crowded,
         warmup=settings.warmup,
-        rounds=settings.rounds,
+        rounds=settings.num_iterations,
         timeout_s=settings.timeout_s,
     )
 
