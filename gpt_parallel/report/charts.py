@@ -188,10 +188,16 @@ def _draw_curves(title: str, label: str, curves: dict[str, list[_Point]], looks:
     axes.set_xticks(sorted({point.devices for points in curves.values() for point in points}))
     axes.set_xlabel("devices (symbol: median, line: slowest to fastest round; hollow: oversubscribed)")
     axes.set_ylabel(label)
-    axes.set_ylim(bottom=0)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_title(title, loc="left")
     return figure
+
+
+def _draw_ideal(figure: Figure, counts: list[int], values: list[float]) -> None:
+    axes = figure.axes[0]
+    axes.plot(counts, values, color="#777777", linestyle="--", linewidth=1, label="ideal")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _scaling(rows: Rows, looks: dict[str, dict[str, Any]], single: dict[str, CaseSummary]) -> Figure | None:
@@ -207,8 +213,7 @@ def _scaling(rows: Rows, looks: dict[str, dict[str, Any]], single: dict[str, Cas
         looks,
     )
     most = max(point.devices for points in curves.values() for point in points)
-    figure.axes[0].plot([1, most], [1, most], color="#777777", linestyle="--", linewidth=1, label="ideal")
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    _draw_ideal(figure, [1, most], [1, most])
     return figure
 
 
@@ -217,8 +222,8 @@ def _efficiency(rows: Rows, looks: dict[str, dict[str, Any]], single: dict[str, 
     if not curves:
         return None
     figure = _draw_curves("Parallel efficiency", "parallel efficiency, %", curves, looks)
-    figure.axes[0].axhline(100, color="#777777", linestyle="--", linewidth=1, label="ideal")
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    most = max(point.devices for points in curves.values() for point in points)
+    _draw_ideal(figure, [1, most], [100, 100])
     return figure
 
 

@@ -102,8 +102,8 @@ def _verification(cases: Sequence[CaseSummary]) -> str:
     if counts["exact"] == len(cases):
         return "Every token of every case is the single-device run's."
     parts = [f"{counts['exact']} of {len(cases)} cases are exact"]
-    parts += [f"{counts['tie']} differ in ties only"] * bool(counts["tie"])
-    parts += [f"{counts['skipped']} were NOT verified"] * bool(counts["skipped"])
+    parts += [f"with ties only: {counts['tie']}"] * bool(counts["tie"])
+    parts += [f"NOT verified: {counts['skipped']}"] * bool(counts["skipped"])
     return "; ".join(parts) + "."
 
 

@@ -50,12 +50,16 @@ COLUMNS = (
     "commit",
     "branch",
 )
+# Without their own types one plain benchmark, which has none of these, would make them all floats and objects.
+_COUNTS = ("num_gpus", "rounds", "launches", "peak_memory_bytes", "parameter_bytes", "kv_cache_bytes")
+_FLAGS = ("oversubscribed", "degenerate")
 
 
 def to_frame(runs: Sequence[SavedRun]) -> pd.DataFrame:
     """One row per case and run, columns as in `COLUMNS`; what a plain benchmark does not have is empty."""
     rows = [_row(run, case, single_device_cases(run)) for run in runs for case in run.cases]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FLAGS, "boolean"))
 
 
 def single_device_cases(run: SavedRun) -> dict[str, CaseSummary]:

@@ -31,16 +31,16 @@ _COLUMNS: tuple[tuple[str, str, Callable[[dict[Any, Any]], str]], ...] = (
     ("tokens/s", "---:", lambda row: _number(row["throughput_tok_s"], ",.1f")),
     ("speed-up", "---:", lambda row: _number(row["speedup"], ".2f", "×")),
     ("efficiency", "---:", lambda row: _number(row["parallel_efficiency"], ".0%")),
-    ("round", "---:", lambda row: _milliseconds(row["round_median_s"])),
-    ("latency mean", "---:", lambda row: _milliseconds(row["latency_mean_s"])),
-    ("p50", "---:", lambda row: _milliseconds(row["latency_p50_s"])),
-    ("p90", "---:", lambda row: _milliseconds(row["latency_p90_s"])),
-    ("p99", "---:", lambda row: _milliseconds(row["latency_p99_s"])),
     ("TTFT", "---:", lambda row: _milliseconds(row["ttft_p50_s"])),
     ("TPOT", "---:", lambda row: _milliseconds(row["tpot_p50_s"])),
+    ("verified", "---", lambda row: _text(row["verified"])),
+    ("latency mean", "---:", lambda row: _milliseconds(row["latency_mean_s"])),
+    ("latency p50", "---:", lambda row: _milliseconds(row["latency_p50_s"])),
+    ("latency p90", "---:", lambda row: _milliseconds(row["latency_p90_s"])),
+    ("latency p99", "---:", lambda row: _milliseconds(row["latency_p99_s"])),
+    ("round", "---:", lambda row: _milliseconds(row["round_median_s"])),
     ("utilisation", "---:", lambda row: _number(row["utilisation_percent"], ".0f", " %")),
     ("peak memory", "---:", lambda row: _number(_scaled(row["peak_memory_bytes"], 2**-20), ",.0f", " MiB")),
-    ("verified", "---", lambda row: _text(row["verified"])),
 )
 _COMPARISON_HEADINGS = ("run", "case", "tokens/s before", "after", "ratio", "95 % interval")
 
@@ -137,7 +137,7 @@ def _context(
         "headings": headings,
         "aligns": [align for _, align, _ in _COLUMNS],
         "comparison": _comparison_context(comparison),
-        "charts": [(name, name.replace("_", " ").capitalize()) for name in figures],
+        "charts": [(name, name.replace("_", " ").capitalize().replace("gpu", "GPU")) for name in figures],
     }
 
 
