@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from gpt_parallel.spec import Frozen, MeshSpec, RunSpec, SpecError
 
@@ -166,12 +166,12 @@ class RunResult(Frozen):
 class LaunchFigures(Frozen):
     """One launch of a case: the independent unit of every comparison. Medians over its rounds."""
 
-    round_seconds: tuple[float, ...]
-    throughput_tok_s: float | None
-    ttft_s: float | None
-    itl_s: float | None
-    tpot_s: float | None
-    latency_s: float | None
+    round_seconds: tuple[PositiveFloat, ...]
+    throughput_tok_s: PositiveFloat | None
+    ttft_s: NonNegativeFloat | None
+    itl_s: NonNegativeFloat | None
+    tpot_s: NonNegativeFloat | None
+    latency_s: NonNegativeFloat | None
     peak_memory_bytes: NonNegativeInt | None
 
 
@@ -182,13 +182,15 @@ class CaseSummary(Frozen):
     samples, `_samples` of them, and null where there are too few to carry the percentile.
     """
 
+    model_config = ConfigDict(extra="ignore")  # users may add to a benchmark's extra_info
+
     schema_version: Literal[1] = 1
     strategy: str
-    num_gpus: int
+    num_gpus: PositiveInt
     mesh: str
-    pp: int
-    dp: int
-    tp: int
+    pp: PositiveInt
+    dp: PositiveInt
+    tp: PositiveInt
     device: str
     device_name: str
     backend: str
@@ -198,40 +200,40 @@ class CaseSummary(Frozen):
     workload: str
     workload_sha256: str
     prompts: str
-    batch_size: int
-    num_requests: int
-    output_tokens: int
-    rounds: int
-    throughput_tok_s: float | None
-    throughput_per_gpu_tok_s: float | None
-    ttft_s: float | None
-    ttft_mean_s: float | None
-    ttft_p90_s: float | None
-    ttft_p99_s: float | None
-    ttft_samples: int
-    tpot_s: float | None
-    tpot_mean_s: float | None
-    tpot_p90_s: float | None
-    tpot_p99_s: float | None
-    tpot_samples: int
-    latency_s: float | None
-    latency_mean_s: float | None
-    latency_p90_s: float | None
-    latency_p99_s: float | None
-    latency_samples: int
-    itl_s: float | None
+    batch_size: PositiveInt
+    num_requests: PositiveInt
+    output_tokens: PositiveInt
+    rounds: NonNegativeInt
+    throughput_tok_s: PositiveFloat | None
+    throughput_per_gpu_tok_s: PositiveFloat | None
+    ttft_s: NonNegativeFloat | None
+    ttft_mean_s: NonNegativeFloat | None
+    ttft_p90_s: NonNegativeFloat | None
+    ttft_p99_s: NonNegativeFloat | None
+    ttft_samples: NonNegativeInt
+    tpot_s: NonNegativeFloat | None
+    tpot_mean_s: NonNegativeFloat | None
+    tpot_p90_s: NonNegativeFloat | None
+    tpot_p99_s: NonNegativeFloat | None
+    tpot_samples: NonNegativeInt
+    latency_s: NonNegativeFloat | None
+    latency_mean_s: NonNegativeFloat | None
+    latency_p90_s: NonNegativeFloat | None
+    latency_p99_s: NonNegativeFloat | None
+    latency_samples: NonNegativeInt
+    itl_s: NonNegativeFloat | None
     verified: Literal["exact", "tie", "mismatch", "skipped"]
-    tokens_compared: int
+    tokens_compared: NonNegativeInt
     oversubscribed: bool
     degenerate: bool
-    max_parameter_bytes: int
-    max_kv_cache_bytes: int
-    max_peak_memory_bytes: int | None
-    peak_memory_bytes_by_rank: tuple[int | None, ...]
+    max_parameter_bytes: NonNegativeInt
+    max_kv_cache_bytes: NonNegativeInt
+    max_peak_memory_bytes: NonNegativeInt | None
+    peak_memory_bytes_by_rank: tuple[NonNegativeInt | None, ...]
     torch: str
     cpu: str
-    num_cores: int
-    cores_per_rank: int
+    num_cores: PositiveInt
+    cores_per_rank: PositiveInt
     hostname: str
     git_commit: str | None
     git_dirty: bool | None

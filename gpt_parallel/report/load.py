@@ -19,7 +19,7 @@ class ReportError(SpecError):
 class Stats(BaseModel):
     """The part of pytest-benchmark's statistics that reports use; seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
     min: Annotated[float, Field(gt=0)]
     max: Annotated[float, Field(gt=0)]

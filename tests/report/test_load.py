@@ -1,0 +1,96 @@
+"""Files are read whole or refused by name."""
+
+import json
+import math
+
+import pytest
+
+from gpt_parallel.report.load import ReportError, load_run, load_runs
+from tests.factories import bench, document, stats
+
+
+def test_reads_our_cases_and_plain_ones_alike(saved):
+    plain = {"name": "test_sort", "fullname": "test_sort.py::test_sort", "group": None, "stats": stats([0.1, 0.2])}
+
+    run = saved("run", document(bench(), plain))
+
+    assert [case.name for case in run.cases] == ["test_generation[pure_data_parallel-1gpu]", "test_sort"]
+    assert [case.summary is None for case in run.cases] == [False, True]
+    assert (run.label, run.commit, run.branch, run.machine) == ("run", "0123456789abcdef", "main", "AMD EPYC, 2 cores")
+
+
+def test_reads_what_an_older_pytest_benchmark_leaves_out(saved):
+    """Version 4 files of a project outside git, on a machine py-cpuinfo knows nothing of."""
+    entry = {"name": "t", "fullname": "t.py::t", "stats": {**stats([0.1]), "iqr": 0.0, "ld15iqr": 0.1}}
+
+    run = saved("old", {"benchmarks": [entry], "machine_info": {"processor": "x86_64"}, "version": "4.0.0"})
+
+    assert (run.commit, run.dirty, run.machine) == ("", False, "x86_64, ? cores")
+
+
+def test_same_file_names_are_told_apart_by_their_paths(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(document(bench())))
+    paths = [tmp_path / name / "run.json" for name in ("a", "b")]
+
+    assert [run.label for run in load_runs(paths)] == [str(path) for path in paths]
+    with pytest.raises(ReportError, match="the same file is given twice"):
+        load_runs([paths[0], paths[0]])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(document(bench()))[:-40], "not valid JSON, perhaps truncated"),
+        ("", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "no list of benchmarks"),
+        ('{"benchmarks": {}}', "no list of benchmarks"),
+        ('{"benchmarks": [7]}', "benchmarks 0: not a pytest-benchmark entry"),
+        ('{"benchmarks": [{"name": "t", "fullname": "t"}]}', "benchmarks t: not a pytest-benchmark entry"),
+        (json.dumps(document(bench(), bench())), "is there twice"),
+        (json.dumps(document(bench(), gpt_parallel={"not_run": [{"case": "a"}]})), "not_run 0: outcome"),
+    ],
+)
+def test_an_unusable_file_is_named_with_what_is_wrong(content, message, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+
+    with pytest.raises(ReportError, match=message) as raised:
+        load_run(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, "1", None])
+def test_impossible_times_are_refused(value, save):
+    broken = bench()
+    broken["stats"]["median"] = value
+
+    with pytest.raises(ReportError, match=r"pure_data_parallel-1gpu\]: median"):
+        load_run(save("run", document(broken)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("throughput_tok_s", math.nan), ("verified", "probably"), ("num_gpus", 0), ("launches", 3)]
+)
+def test_impossible_figures_are_refused(field, value, save):
+    broken = bench()
+    broken["extra_info"][field] = value
+
+    with pytest.raises(ReportError, match=field):
+        load_run(save("run", document(broken)))
+
+
+def test_what_users_add_to_extra_info_is_left_alone(saved):
+    added = bench()
+    added["extra_info"]["ticket"] = 1234
+
+    assert saved("run", document(added)).cases[0].summary.num_gpus == 1
+
+
+def test_absent_and_unreadable_files_are_named(tmp_path):
+    with pytest.raises(ReportError, match=r"absent\.json: cannot be read"):
+        load_run(tmp_path / "absent.json")
+    with pytest.raises(ReportError, match="cannot be read"):
+        load_run(tmp_path)
