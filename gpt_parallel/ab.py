@@ -39,6 +39,7 @@ def run_ab(
     if num_blocks < 3:
         raise SpecError(f"--blocks {num_blocks}: at least 3 are needed to judge")
     repository = _git(Path.cwd(), "rev-parse", "--show-toplevel")
+    _git(Path(repository), "worktree", "prune")  # what a killed run may have left behind
     rules = Rules(threshold=threshold)
     with ExitStack() as stack:
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpt_parallel-ab-")))

@@ -262,11 +262,15 @@ def _write_report(record: "SessionRecord", config: pytest.Config) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember cases that were skipped or failed: a report must not be silent about them."""
+    """A case that was skipped or failed is remembered, and leaves no timing even if it fails after it was timed."""
     report = yield
     if "gpt_case" in getattr(item, "fixturenames", ()) and report.outcome != "passed":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        _record(item.config).add_not_run(item.name, report.outcome, reason.removeprefix("Skipped: "))
+        record = _record(item.config)
+        record.discard(item.nodeid)
+        record.add_not_run(item.name, report.outcome, reason.removeprefix("Skipped: "))
+        if "benchmark" in getattr(item, "funcargs", {}):
+            item.funcargs["benchmark"].has_error = True  # type: ignore[attr-defined]
     return report
 
 

@@ -18,31 +18,37 @@ class SessionRecord:
     """The cases of a session in the order they ran, and those that left no timing."""
 
     def __init__(self) -> None:
-        self.summaries: list[CaseSummary] = []
         self.not_run: list[dict[str, str]] = []
-        self._benchmarks: list[dict[str, Any]] = []
+        self._rows: dict[str, tuple[CaseSummary, dict[str, Any] | None]] = {}
 
     def add(self, nodeid: str, name: str, group: str | None, params: dict[str, Any], summary: CaseSummary) -> None:
-        self.summaries.append(summary)
         seconds = [value for launch in summary.launches for value in launch.round_seconds]
+        benchmark = None
         if seconds:
-            self._benchmarks.append(
-                {
-                    "name": name,
-                    "fullname": nodeid,
-                    "group": group,
-                    "params": params,
-                    "extra_info": summary.model_dump(mode="json"),
-                    "stats": _stats(seconds),
-                }
-            )
+            benchmark = {
+                "name": name,
+                "fullname": nodeid,
+                "group": group,
+                "params": params,
+                "extra_info": summary.model_dump(mode="json"),
+                "stats": _stats(seconds),
+            }
+        self._rows[nodeid] = summary, benchmark
+
+    def discard(self, nodeid: str) -> None:
+        """Forget a case whose test went on to fail."""
+        self._rows.pop(nodeid, None)
 
     def add_not_run(self, name: str, outcome: str, reason: str) -> None:
         self.not_run.append({"case": name, "outcome": outcome, "reason": reason})
 
     @property
+    def summaries(self) -> list[CaseSummary]:
+        return [summary for summary, _ in self._rows.values()]
+
+    @property
     def is_timed(self) -> bool:
-        return bool(self._benchmarks)
+        return any(benchmark for _, benchmark in self._rows.values())
 
     def document(self) -> dict[str, Any]:
         """The session as `--benchmark-json` would write it, as far as reports read it."""
@@ -56,7 +62,7 @@ class SessionRecord:
             "commit_info": {"id": last.git_commit, "dirty": last.git_dirty},
             "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "version": f"gpt_parallel {__version__}",
-            "benchmarks": self._benchmarks,
+            "benchmarks": [benchmark for _, benchmark in self._rows.values() if benchmark],
             "gpt_parallel": {"not_run": self.not_run},
         }
 

@@ -8,24 +8,31 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt_parallel.result import CaseSummary
+from gpt_parallel.text import plain
 
 _OVERSUBSCRIBED, _DEGENERATE = "*", "†"
+_WORDS = ("case", "run", "strategy", "mesh", "verified")  # headings of columns that hold words
+_WIDE = 1000  # a table takes only what it needs
 
 
 def render_table(cases: Sequence[CaseSummary]) -> str:
     """One row per case with speed-up and efficiency over the one-device case, and what the figures hold for."""
     single = single_device_throughput(cases)
+    headings = ("strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified")
+    return "\n".join(["", text_table(headings, [_row(case, single) for case in cases]), "", *captions(cases)])
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows under their headings, words to the left and numbers to the right; nothing is ever cut."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified"):
-        text = heading in ("strategy", "mesh", "verified")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=True)
-    for case in cases:
-        table.add_row(*_row(case, single))
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(plain, row))
     output = io.StringIO()
-    # Wide enough never to cut a cell; the table takes only what it needs.
-    Console(file=output, width=200, color_system=None).print(table)
-    rows = [line.rstrip() for line in output.getvalue().splitlines()]
-    return "\n".join(["", *(row for row in rows if row), "", *captions(cases)])
+    Console(file=output, width=_WIDE, color_system=None, markup=False, emoji=False).print(table)
+    lines = (line.rstrip() for line in output.getvalue().splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def _row(case: CaseSummary, single: float | None) -> list[str]:
@@ -62,7 +69,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def captions(cases: Sequence[CaseSummary]) -> list[str]:
-    """Model, workload, machine and what the marks mean, as sentences."""
+    """Model, workload, machine and what the marks mean, as sentences of plain text."""
     case = cases[0]
     where = f"{case.device_name if case.device == 'cuda' else case.cpu}, {case.num_cores} cores"
     if case.device == "cpu":
@@ -82,4 +89,4 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
         lines.append(f"{_OVERSUBSCRIBED} oversubscribed: more ranks than devices, correct but not a measure of scaling")
     if any(case.degenerate for case in cases):
         lines.append(f"{_DEGENERATE} degenerate: the same mesh as an earlier strategy")
-    return lines
+    return [plain(line) for line in lines]

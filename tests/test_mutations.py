@@ -1,7 +1,6 @@
 """Verification catches what can go wrong in a parallel engine, and a wrong run leaves no number."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from gpt_parallel.launch import local
 from gpt_parallel.settings import make_settings
 from gpt_parallel.suite import Suite, VerificationError
 from tests import mutants
+from tests.processes import environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,27 +57,16 @@ def test_a_timed_round_with_other_tokens_is_a_mismatch(suite, monkeypatch):
 def test_a_mismatch_fails_the_case_and_saves_no_timing(tmp_path):
     """Under pytest: the two layouts without a tensor group are right and saved, the two with one are not."""
     saved = tmp_path / "saved.json"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment = {**inherited, mutants.VARIABLE: mutants.add_bias_on_every_rank.__name__, "PYTHONPATH": str(ROOT)}
+    mutant = {mutants.VARIABLE: mutants.add_bias_on_every_rank.__name__, "PYTHONPATH": str(ROOT)}
 
     done = subprocess.run(
         [
-            *(
-                sys.executable,
-                "-m",
-                "pytest",
-                "benchmarks",
-                "-k",
-                "2gpu",
-                "--gpt-preset",
-                "smoke",
-                "--gpt-num-iterations",
-                "1",
-            ),
-            *("-p", "tests.mutants", "-p", "no:cacheprovider", "--benchmark-json", str(saved), "--gpt-no-report"),
+            *(sys.executable, "-m", "pytest", "benchmarks", "-k", "2gpu", "--gpt-preset", "smoke", "--gpt-no-report"),
+            *("--gpt-num-iterations", "1", "--benchmark-json", str(saved)),
+            *("-p", "tests.mutants", "-p", "no:cacheprovider"),
         ],
         cwd=ROOT,
-        env=environment,
+        env=environment(**mutant),
         capture_output=True,
         text=True,
         timeout=200,

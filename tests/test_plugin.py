@@ -1,12 +1,13 @@
 """The suite as pytest users meet it: the real benchmarks directory, in a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import environment
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ("-p", "no:cacheprovider", "--gpt-device", "cpu", "--gpt-no-report")
@@ -25,12 +26,11 @@ CASES = [
 ]
 
 
-def run_pytest(*arguments, cwd=ROOT, where=str(ROOT / "benchmarks"), **environment):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+def run_pytest(*arguments, cwd=ROOT, where=str(ROOT / "benchmarks"), **variables):
     return subprocess.run(
         [sys.executable, "-m", "pytest", where, *OPTIONS, *arguments],
         cwd=cwd,
-        env={**inherited, **environment},
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=200,
@@ -210,3 +210,75 @@ def test_a_registered_strategy_is_run(tmp_path):
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def reported_run(tmp_path_factory):
+    """A user's own three cases, one failing after it was timed and one skipped, launched twice, with the report."""
+    directory = tmp_path_factory.mktemp("reported")
+    (directory / "test_mine.py").write_text(
+        "import pytest\n\n"
+        "@pytest.mark.parametrize('num_gpus', [1])\n"
+        "@pytest.mark.parametrize('strategy', ['pure_data_parallel'])\n"
+        "def test_good(gpt_case, strategy, num_gpus):\n"
+        "    gpt_case(strategy, num_gpus)\n\n"
+        "def test_bad(gpt_case):\n"
+        "    result = gpt_case('pure_data_parallel', 1)\n"
+        "    assert result.outputs == (), 'not what I wanted'\n\n"
+        "def test_skipped(gpt_case):\n"
+        "    pytest.skip('not today')\n"
+    )
+    options = [option for option in OPTIONS if option != "--gpt-no-report"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "test_mine.py", *options, "--gpt-preset", "smoke"),
+            *("--gpt-launches", "2", "--gpt-num-iterations", "2", "--benchmark-json", "run.json"),
+        ],
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return directory, done.stdout
+
+
+def test_launches_are_kept_apart(reported_run):
+    directory, _ = reported_run
+    (bench,) = json.loads((directory / "run.json").read_text())["benchmarks"]
+
+    assert [len(launch["round_seconds"]) for launch in bench["extra_info"]["launches"]] == [2, 2]
+    assert bench["stats"]["rounds"] == 4
+
+
+def test_a_case_that_fails_after_timing_leaves_none(reported_run):
+    directory, printed = reported_run
+    for name in ("run.json", "reports/latest/benchmarks.json"):
+        saved = json.loads((directory / name).read_text())
+        assert [bench["name"] for bench in saved["benchmarks"]] == ["test_good[pure_data_parallel-1]"]
+        entries = saved["gpt_parallel"]["not_run"]
+        assert [(entry["case"], entry["outcome"]) for entry in entries] == [
+            ("test_bad", "failed"),
+            ("test_skipped", "skipped"),
+        ]
+    table = printed.rsplit(" gpt_parallel ", 1)[1]
+    assert len([line for line in table.splitlines() if "pure_data_parallel" in line]) == 1
+
+
+def test_the_report_is_there_by_itself_and_says_what_is_missing(reported_run):
+    directory, printed = reported_run
+    report = directory / "reports" / "latest"
+
+    assert str(report / "report.html") in printed
+    written = {path.name for path in report.iterdir()}
+    assert written == {
+        *("benchmarks.json", "charts", "performance_report.txt", "performance_summary.csv", "report.html", "report.md")
+    }
+    text = (report / "performance_report.txt").read_text()
+    assert "Skipped: test_skipped (not today)." in text
+    assert "Failed: test_bad (" in text
+
+
+def test_no_report_where_none_is_wanted(saved_run):
+    assert "report.html" not in saved_run[1]

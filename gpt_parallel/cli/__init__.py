@@ -1,5 +1,6 @@
 """The `gpt-parallel` command."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -31,8 +32,13 @@ def _main(
     pass
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, _interrupt)  # what Ctrl-C cleans up, a CI system's cancellation does too
     try:
         app()
     except BrokenPipeError:

@@ -76,7 +76,7 @@ def _looks(rows: Rows) -> dict[str, dict[str, Any]]:
 
 
 def _caption(figure: Figure, rows: Rows) -> None:
-    lines = "\n".join(plain(line) for line in captions([summary for _, summary in rows]))
+    lines = "\n".join(captions([summary for _, summary in rows]))
     figure.supxlabel(lines, fontsize=6.5, color="#444444", x=0.01, ha="left")
 
 

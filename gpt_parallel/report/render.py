@@ -9,9 +9,6 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from gpt_parallel.report.charts import chart_style, draw_charts
 from gpt_parallel.report.compare import Comparison, Ratio, compare
@@ -19,7 +16,7 @@ from gpt_parallel.report.findings import key_findings
 from gpt_parallel.report.load import ReportError, SavedRun
 from gpt_parallel.report.metrics import to_frame
 from gpt_parallel.result import write_atomically
-from gpt_parallel.table import captions
+from gpt_parallel.table import captions, text_table
 from gpt_parallel.text import csv_cell, markdown, plain
 
 FORMATS = ("md", "html", "csv", "png", "txt")
@@ -129,7 +126,7 @@ def _context(
                 "captions": captions(run.summaries) if run.summaries else [],
                 "rows": rows,
                 "findings": key_findings(run),
-                "table": _text_table(headings, used),
+                "table": text_table(headings, used),
             }
         )
     return {
@@ -150,7 +147,7 @@ def _comparison_context(comparison: Comparison | None) -> dict[str, Any] | None:
         "headings": _COMPARISON_HEADINGS,
         "rows": rows,
         "changes": comparison.changes,
-        "table": _text_table(_COMPARISON_HEADINGS, rows),
+        "table": text_table(_COMPARISON_HEADINGS, rows),
     }
 
 
@@ -166,18 +163,6 @@ def _origin(run: SavedRun) -> str:
     commit = f"commit {run.commit[:12]}{' (with changes)' if run.dirty else ''}" if run.commit else "no commit known"
     branch = f" on {run.branch}" if run.branch else ""
     return f"{run.path.name}, {run.datetime or 'no date'}, {commit}{branch}, {run.machine}"
-
-
-def _text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        is_text = heading in ("case", "run", "mesh", "verified", "95 % interval")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(plain, row))
-    output = io.StringIO()
-    Console(file=output, width=400, color_system=None, markup=False, emoji=False).print(table)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines() if line.strip())
 
 
 def _csv(frame: pd.DataFrame) -> str:
