@@ -77,7 +77,7 @@ def _spreads(cases: Sequence[CaseSummary]) -> list[str]:
 
 
 def _shortest(cases: Sequence[CaseSummary], title: str, value: Callable[[CaseSummary], float | None]) -> list[str]:
-    known = [(seconds, case) for case in cases if (seconds := value(case)) is not None]
+    known = [(seconds, case) for case in cases if not case.degenerate and (seconds := value(case)) is not None]
     if len(known) < 2:
         return []
     seconds, case = min(known, key=lambda pair: pair[0])

@@ -33,11 +33,19 @@ def test_oversubscribed_cases_do_not_win(findings):
 
 
 def test_degenerate_cases_do_not_count_twice(findings):
-    text = findings(case("dp", 1, 100.0), case("tp", 2, 150.0), case("full", 2, 10.0, degenerate=True))
+    text = findings(case("dp", 1, 100.0), case("tp", 2, 150.0), case("full", 2, 170.0, degenerate=True))
 
     assert "Mean parallel efficiency on 2 devices: 75%." in text
     assert "Degenerate (the same mesh as an earlier strategy): full on 2 devices." in text
     assert "as fast as" not in text
+    assert "first token: tp on 2 devices" in text
+
+
+def test_shortest_times_are_named(findings):
+    text = findings(case("dp", 1, 100.0), case("tp", 2, 200.0))
+
+    assert "Shortest time to first token: tp on 2 devices with 5 ms (median)." in text
+    assert "Shortest time per output token: tp on 2 devices with 0.5 ms (median)." in text
 
 
 def test_no_speed_up_without_the_one_device_case(findings):
