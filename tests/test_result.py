@@ -44,6 +44,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_files_are_for_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "result.json", "text")
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o640
+
+
 def test_json_has_no_nan():
     assert "NaN" not in launch(1.0).model_dump_json()
     assert RunResult.model_validate_json(launch(1.0).model_dump_json()).figures.itl_s is not None
