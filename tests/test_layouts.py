@@ -29,7 +29,13 @@ def workload(tmp_path_factory, make_tiny_checkpoint):
     ]
     prompts = directory / "prompts.jsonl"
     prompts.write_text("\n".join(lines))
-    return {"model": str(directory), "prompts": str(prompts), "batch_size": BATCH_SIZE, "rounds": 2, "device": "cpu"}
+    return {
+        "model": str(directory),
+        "prompts": str(prompts),
+        "batch_size": BATCH_SIZE,
+        "num_iterations": 2,
+        "device": "cpu",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +140,7 @@ def check_collectives(result):
 
 
 def test_too_few_batches_are_split_into_lanes(workload):
-    suite = Suite(make_settings("smoke", {**workload, "batch_size": 8, "rounds": 1}))
+    suite = Suite(make_settings("smoke", {**workload, "batch_size": 8, "num_iterations": 1}))
 
     result = suite.run(suite.spec("pipeline_data_hybrid", 2))
 
@@ -145,7 +151,7 @@ def test_too_few_batches_are_split_into_lanes(workload):
 
 
 def test_more_replicas_than_batches_share_the_rows(workload):
-    suite = Suite(make_settings("smoke", {**workload, "batch_size": 4, "rounds": 1}))
+    suite = Suite(make_settings("smoke", {**workload, "batch_size": 4, "num_iterations": 1}))
 
     result = suite.run(suite.spec("pure_data_parallel", 4))
 
@@ -154,7 +160,7 @@ def test_more_replicas_than_batches_share_the_rows(workload):
 
 
 def test_bfloat16_run_verifies(workload):
-    suite = Suite(make_settings("smoke", {**workload, "dtype": "bfloat16", "rounds": 1}))
+    suite = Suite(make_settings("smoke", {**workload, "dtype": "bfloat16", "num_iterations": 1}))
 
     result = suite.run(suite.spec("tensor_data_hybrid", 2))
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def suite():
-    return Suite(make_settings("smoke", {"rounds": 2, "device": "cpu", "verify": False}))
+    return Suite(make_settings("smoke", {"num_iterations": 2, "device": "cpu", "verify": False}))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_exiting_well_without_a_result_is_a_failure(suite, mutate):
 
 def test_a_hanging_rank_meets_the_deadline(mutate):
     mutate(mutants.hang_on_rank_1)
-    suite = Suite(make_settings("smoke", {"rounds": 1, "device": "cpu", "verify": False, "timeout_s": 8}))
+    suite = Suite(make_settings("smoke", {"num_iterations": 1, "device": "cpu", "verify": False, "timeout_s": 8}))
 
     with pytest.raises(LaunchError, match=r"did not finish within 8 s: rank 0 was in phase .*; rank 1 was in phase "):
         suite.run(suite.spec("pure_data_parallel", 2))
