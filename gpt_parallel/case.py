@@ -17,6 +17,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
     peaks = _largest_by_rank(results)
     throughput = _median(launch.throughput_tok_s for launch in launches)
     return CaseSummary(
+        engine=spec.engine,
         strategy=spec.strategy,
         num_gpus=spec.num_gpus,
         mesh=str(spec.mesh),
@@ -26,6 +27,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         device=spec.execution.device,
         device_name=environment.device_names[0],
         backend=spec.execution.backend,
+        linear=first.ranks[0].linear,
         model=spec.model.name,
         weights=first.weights_origin,
         dtype=spec.execution.dtype,

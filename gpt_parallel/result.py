@@ -38,9 +38,10 @@ class RoundReport(Frozen):
 
 
 class TokenRecord(Frozen):
-    """A request's generated tokens, each with its log-probability and the largest |logit| of its step.
+    """A request's generated tokens, each with its log-probability and the scale of its step's logits.
 
-    Log-probabilities are of the model's raw distribution, natural log.
+    Log-probabilities are of the model's raw distribution, natural log. The scale is what errors are measured against:
+    highest logit − mean + largest |logit| / 8.
     """
 
     request_id: NonNegativeInt
@@ -50,13 +51,16 @@ class TokenRecord(Frozen):
 
 
 class TokenScore(Frozen):
-    """Teacher-forced verdict on a request: per token, how far its score lies below the best one, and the logit scale.
+    """Teacher-forced verdict on a request: per token, how far its score lies below the best one, and the scores' scale.
 
-    `margins` is infinite (stored as None) where sampling's filters exclude the token altogether.
+    `margins` is infinite (stored as None) where sampling's filters exclude the token altogether. Log-probabilities and
+    the logits' scale are as in `TokenRecord`, of the reference reading the run's tokens.
     """
 
     request_id: NonNegativeInt
     margins: tuple[float | None, ...]
+    scales: tuple[float, ...]
+    logprobs: tuple[float, ...]
     logit_scales: tuple[float, ...]
 
 
@@ -70,6 +74,7 @@ class RankReport(Frozen):
     layers: tuple[int, int]
     num_heads: NonNegativeInt
     parameter_bytes: NonNegativeInt
+    linear: Literal["plain", "packed"] = "plain"
     kv_cache_bytes: NonNegativeInt = 0
     collectives: tuple[CollectiveCount, ...] = ()
     rounds: tuple[RoundReport, ...] = ()
@@ -79,6 +84,7 @@ class RankReport(Frozen):
     phase_seconds: dict[str, float] = Field(default_factory=dict)
     device_name: str = ""
     cores: tuple[int, ...] = ()
+    num_threads: NonNegativeInt = 0
     torch_version: str = ""
 
 
@@ -175,6 +181,9 @@ class LaunchFigures(Frozen):
     peak_memory_bytes: NonNegativeInt | None
 
 
+OWN_ENGINE = "gpt_parallel"
+
+
 class CaseSummary(Frozen):
     """A case's figures as one row, all its launches together: pytest-benchmark's `extra_info`.
 
@@ -185,6 +194,7 @@ class CaseSummary(Frozen):
     model_config = ConfigDict(extra="ignore")  # users may add to a benchmark's extra_info
 
     schema_version: Literal[1] = 1
+    engine: str = OWN_ENGINE
     strategy: str
     num_gpus: PositiveInt
     mesh: str
@@ -194,6 +204,7 @@ class CaseSummary(Frozen):
     device: str
     device_name: str
     backend: str
+    linear: str | None = None
     model: str
     weights: str
     dtype: str
@@ -238,6 +249,11 @@ class CaseSummary(Frozen):
     git_commit: str | None
     git_dirty: bool | None
     launches: tuple[LaunchFigures, ...]
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether another engine's run, measured beside ours."""
+        return self.engine != OWN_ENGINE
 
 
 def write_atomically(path: Path, text: str) -> None:

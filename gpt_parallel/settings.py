@@ -6,11 +6,18 @@ A preset gives every field a value; what the user says wins. `Suite` turns setti
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from gpt_parallel.spec import Frozen, SpecError
+from gpt_parallel.spec import Frozen, SpecError, TimeoutSeconds
 
-_DEVICE_COUNTS = Annotated[str, StringConstraints(pattern=r"^([1-9]\d{0,3})(,[1-9]\d{0,3})*$")]
+
+def _check_device_counts(text: str) -> str:
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 9999 for part in text.split(",")):
+        raise ValueError("must be device counts from 1 to 9999 with commas between them, such as 1,2,4")
+    return text
+
+
+_DEVICE_COUNTS = Annotated[str, AfterValidator(_check_device_counts)]
 
 
 class Settings(Frozen):
@@ -52,8 +59,11 @@ class Settings(Frozen):
         "auto",
         description="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 (or float16 on older GPUs) on CUDA",
     )
-    backend: Literal["auto", "gloo", "nccl"] = Field(
-        "auto", description="auto: nccl on CUDA, gloo on CPU or a shared GPU"
+    backend: Literal["auto", "gloo", "nccl", "shm"] = Field(
+        "auto", description="auto: nccl on CUDA, shm (shared memory) between x86 CPU ranks, gloo elsewhere"
+    )
+    linear: Literal["auto", "plain", "packed"] = Field(
+        "auto", description="CPU products: plain, weights packed by oneDNN, or auto: packed for all but tiny models"
     )
     cores_per_rank: PositiveInt = Field(1, description="CPU cores each rank is pinned to")
     oversubscribe: bool = Field(
@@ -62,7 +72,7 @@ class Settings(Frozen):
     warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
     num_iterations: PositiveInt = Field(3, description="timed passes over all requests, in each launch")
     launches: PositiveInt = Field(1, description="fresh launches of each case; gates need at least 3")
-    timeout_s: PositiveFloat = Field(600.0, description="deadline of one launch, in seconds")
+    timeout_s: TimeoutSeconds = Field(600.0, description="deadline of one launch, in seconds")
     verify: bool = Field(True, description="compare every token with those of a single-device run")
 
     num_gpus: _DEVICE_COUNTS | None = Field(

@@ -13,6 +13,7 @@ from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+TimeoutSeconds = Annotated[float, Field(gt=0, le=10_000_000)]
 
 
 class SpecError(ValueError):
@@ -176,12 +177,13 @@ class ExecutionSpec(Frozen):
 
     device: Literal["cpu", "cuda"]
     dtype: Dtype
-    backend: Literal["gloo", "nccl"]
+    backend: Literal["gloo", "nccl", "shm"]
+    linear: Literal["auto", "plain", "packed"] = "auto"
     cores_per_rank: PositiveInt = 1
     oversubscribed: bool = False
     warmup: PositiveInt = 1
     rounds: NonNegativeInt = 3
-    timeout_s: PositiveFloat = 600.0
+    timeout_s: TimeoutSeconds = 600.0
 
 
 class RunSpec(Frozen):
@@ -193,6 +195,7 @@ class RunSpec(Frozen):
     workload: WorkloadSpec
     execution: ExecutionSpec
     degenerate: bool = False
+    engine: str = "gpt_parallel"
 
     @validate_model(mode="after")
     def _fits(self) -> Self:

@@ -1,131 +1,126 @@
-"""The engine's only way to talk to other ranks: a small, counted interface over torch.distributed."""
+"""The engine's only way to talk to other ranks: a small, counted interface. Transports stand behind it.
+
+A transport moves tensors and counts nothing: `distributed.py` over torch.distributed, `shared_memory.py` between
+processes of one host.
+"""
 
 from collections import Counter
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
 from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.result import CollectiveCount
+from gpt_parallel.spec import ExecutionSpec
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+FORWARD, RETURN = 0, 1  # channels between stages: activations to the next one, tokens from the last to the first
+
+
+class Transport(Protocol):
+    """What moves tensors between ranks."""
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over the tensor-parallel group, bitwise equal on all its ranks; may use `tensor`'s memory."""
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """[tp, *shape]: every shard's tensor, in the order of shards."""
+
+    def send(self, tensor: Tensor, channel: int) -> None:
+        """Hand a tensor over without waiting for the receiver; it must not be changed before the next barrier."""
+
+    def receive(self, shape: tuple[int, ...], dtype: torch.dtype, channel: int) -> Tensor:
+        """The next tensor of a channel; shape and dtype are those that were sent."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks of the run."""
+
+    def close(self) -> None:
+        """Let go of everything; all ranks have passed a barrier."""
 
 
 class Collectives:
     """All-reduce and gather within the tensor-parallel group, send and receive between stages, a world barrier.
 
-    Every call is counted, with the bytes this rank contributes. With one rank nothing is initialised and nothing
-    is counted. gloo moves CPU memory only, so device tensors are staged through it where ranks share a GPU.
+    Every call is counted, with the bytes this rank contributes. A lone rank has no transport and counts nothing.
     """
 
-    def __init__(self, mesh: Mesh, backend: str, device: torch.device, store_path: str, timeout_s: float) -> None:
-        self._mesh = mesh
-        self._device = device
-        self._staged = device.type != "cpu" and backend == "gloo"
-        self._calls: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
-        self._in_flight: list[tuple[dist.Work, torch.Tensor]] = []
-        self._tensor_group: ProcessGroup | None = None
-        self._forward_group: ProcessGroup | None = None
-        self._return_group: ProcessGroup | None = None
-        if mesh.sizes.size > 1:
-            self._connect(backend, store_path, timedelta(seconds=timeout_s))
+    def __init__(self, mesh: Mesh, transport: Transport | None) -> None:
+        self._transport = transport
+        self._sharded = mesh.sizes.tp > 1
+        self._counted: Counter[tuple[str, int]] = Counter()
 
-    def _connect(self, backend: str, store_path: str, timeout: timedelta) -> None:
-        size = self._mesh.sizes.size
-        store = dist.FileStore(store_path, size)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=self._mesh.rank, world_size=size, timeout=timeout)
-        if self._mesh.sizes.tp > 1:
-            for ranks in self._mesh.tensor_groups():
-                group = dist.new_group(ranks, timeout=timeout)
-                if self._mesh.rank in ranks:
-                    self._tensor_group = group
-        if self._mesh.sizes.pp > 1:
-            # NCCL orders all traffic of a pair on one stream. A stage that sends lane 1 forward while its peer sends
-            # lane 0's token back would deadlock there, so each direction has its own communicator.
-            self._forward_group = dist.new_group(timeout=timeout)
-            self._return_group = dist.new_group(timeout=timeout)
-
-    def close(self) -> None:
-        if self._mesh.sizes.size > 1:
-            self._finish_sends()
-            dist.destroy_process_group()
+    @property
+    def reduces(self) -> bool:
+        """Whether row-parallel products have to be summed over other ranks."""
+        return self._sharded
 
     def reset_counts(self) -> None:
-        self._calls.clear()
-        self._bytes.clear()
+        self._counted.clear()
 
     def counts(self) -> tuple[CollectiveCount, ...]:
-        return tuple(
-            CollectiveCount(op=op, calls=calls, bytes=self._bytes[op]) for op, calls in sorted(self._calls.items())
-        )
+        calls: Counter[str] = Counter()
+        volume: Counter[str] = Counter()
+        for (op, num_bytes), count in self._counted.items():
+            calls[op] += count
+            volume[op] += count * num_bytes
+        return tuple(CollectiveCount(op=op, calls=calls[op], bytes=volume[op]) for op in sorted(calls))
 
-    def _count(self, op: str, tensor: torch.Tensor) -> None:
-        self._calls[op] += 1
-        self._bytes[op] += tensor.numel() * tensor.element_size()
-
-    def _stage_out(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.cpu() if self._staged else tensor.contiguous()
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over the tensor-parallel group, in place where the transport can; bitwise equal on all its ranks."""
-        if self._tensor_group is None:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over the tensor-parallel group, bitwise equal on all its ranks; may use `tensor`'s memory."""
+        if not self._sharded:
             return tensor
-        self._count("all_reduce", tensor)
-        staged = self._stage_out(tensor)
-        dist.all_reduce(staged, group=self._tensor_group)
-        return staged.to(self._device)
+        self._counted["all_reduce", tensor.nbytes] += 1
+        return self._connected.all_reduce(tensor)
 
-    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         """[tp, *shape]: every shard's tensor, on every rank of the tensor-parallel group."""
-        if self._tensor_group is None:
+        if not self._sharded:
             return tensor.unsqueeze(0)
-        self._count("gather", tensor)
-        staged = self._stage_out(tensor)
-        parts = [torch.empty_like(staged) for _ in range(self._mesh.sizes.tp)]
-        dist.all_gather(parts, staged, group=self._tensor_group)
-        return torch.stack(parts).to(self._device)
+        self._counted["gather", tensor.nbytes] += 1
+        return self._connected.gather(tensor)
 
-    def send_forward(self, tensor: torch.Tensor) -> None:
+    def send_forward(self, tensor: Tensor) -> None:
         """Hand activations to the next stage, without waiting for it."""
-        self._send("send_activation", tensor, self._mesh.stage + 1, self._forward_group)
+        self._counted["send_activation", tensor.nbytes] += 1
+        self._connected.send(tensor, FORWARD)
 
-    def receive_forward(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def receive_forward(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """The previous stage's activations."""
-        return self._receive(shape, dtype, self._mesh.stage - 1, self._forward_group)
+        return self._connected.receive(shape, dtype, FORWARD)
 
-    def return_tokens(self, tokens: torch.Tensor) -> None:
+    def return_tokens(self, tokens: Tensor) -> None:
         """Hand sampled tokens from the last stage to the first, without waiting for it."""
-        self._send("send_token", tokens, 0, self._return_group)
+        self._counted["send_token", tokens.nbytes] += 1
+        self._connected.send(tokens, RETURN)
 
-    def receive_tokens(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return self._receive(shape, torch.int64, self._mesh.sizes.pp - 1, self._return_group)
-
-    def _send(self, op: str, tensor: torch.Tensor, stage: int, group: "ProcessGroup | None") -> None:
-        self._count(op, tensor)
-        staged = self._stage_out(tensor)
-        self._in_flight = [(work, kept) for work, kept in self._in_flight if not work.is_completed()]
-        work = dist.isend(staged, self._mesh.peer(stage), group=group)
-        assert work is not None
-        self._in_flight.append((work, staged))  # the buffer must live until it has left
-
-    def _receive(
-        self, shape: tuple[int, ...], dtype: torch.dtype, stage: int, group: "ProcessGroup | None"
-    ) -> torch.Tensor:
-        received = torch.empty(shape, dtype=dtype, device="cpu" if self._staged else self._device)
-        dist.recv(received, self._mesh.peer(stage), group=group)
-        return received.to(self._device)
-
-    def _finish_sends(self) -> None:
-        for work, _ in self._in_flight:
-            work.wait()
-        self._in_flight.clear()
+    def receive_tokens(self, shape: tuple[int, ...]) -> Tensor:
+        return self._connected.receive(shape, torch.int64, RETURN)
 
     def barrier(self) -> None:
         """Wait for all ranks of the run. Not counted: it is part of measuring, not of generating."""
-        if self._mesh.sizes.size > 1:
-            self._finish_sends()
-            dist.barrier(device_ids=[self._device.index] if dist.get_backend() == "nccl" else None)
+        if self._transport is not None:
+            self._transport.barrier()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    @property
+    def _connected(self) -> Transport:
+        assert self._transport is not None
+        return self._transport
+
+
+def connect(mesh: Mesh, execution: ExecutionSpec, device: torch.device, rendezvous: str) -> Collectives:
+    """Join the other ranks of the run. `rendezvous` is a path in a private directory that all of them share."""
+    backend, timeout_s = execution.backend, execution.timeout_s
+    if mesh.sizes.size == 1:
+        return Collectives(mesh, None)
+    if backend == "shm":
+        from gpt_parallel.engine.shared_memory import SharedMemory
+
+        return Collectives(mesh, SharedMemory(mesh, rendezvous, timeout_s, crowded=execution.oversubscribed))
+    from gpt_parallel.engine.distributed import Distributed
+
+    return Collectives(mesh, Distributed(mesh, backend, device, rendezvous, timeout_s))

@@ -6,6 +6,10 @@ import traceback
 from typing import Any
 
 
+class LostPeerError(RuntimeError):
+    """Another rank has ended, or does not answer: its error is the cause, not this one."""
+
+
 class EventPipe:
     """Writes a rank's phases and its failure. The launcher sees the pipe close when the process ends."""
 
@@ -20,13 +24,13 @@ class EventPipe:
     def fail(self, error: BaseException) -> None:
         """Report the exception being handled. `lost_peer` marks errors that another rank's end causes."""
         frames = traceback.extract_tb(error.__traceback__)
-        lost_peer = bool(frames) and "torch/distributed" in frames[-1].filename.replace(os.sep, "/")
+        in_torch = bool(frames) and "torch/distributed" in frames[-1].filename.replace(os.sep, "/")
         self._write(
             {
                 "phase": self.phase,
                 "error": f"{type(error).__name__}: {error}",
                 "traceback": "".join(traceback.format_exception(error)),
-                "lost_peer": lost_peer,
+                "lost_peer": in_torch or isinstance(error, LostPeerError),
             }
         )
 

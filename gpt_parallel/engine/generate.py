@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gpt_parallel.engine.collectives import Collectives
-from gpt_parallel.engine.gpt2 import GPT2, Step
-from gpt_parallel.engine.kv_cache import KVCache
+from gpt_parallel.engine.gpt2 import GPT2
+from gpt_parallel.engine.kv_cache import KVCache, Step
 from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.engine.sampling import Choice, RowState, Sampler
 from gpt_parallel.spec import Request, WorkloadSpec
@@ -82,24 +82,23 @@ class _Rows:
         self.prompt = torch.tensor(padded, device=device)
         self.lengths = torch.tensor(lengths, device=device)
         self.all_rows = torch.arange(self.size, device=device)
-        self.same_length = min(lengths) == max(lengths)
+        self._all_positions = torch.arange(num_positions, device=device)
+        self._same_length = min(lengths) == max(lengths)
         self._last_position = num_positions - 1
 
-    def step(self, index: int, all_positions: Tensor) -> tuple[Step, Tensor]:
-        """The blocks' view of a step and the position ids to embed: index 0 is prefill, later ones decode a token."""
+    def step(self, index: int) -> Step:
+        """The blocks' view of a step: index 0 is prefill, later ones decode a token."""
         length = self.batch.prompt_length
         if index == 0:
-            return Step(decode=False, num_rows=self.size, window=length), all_positions[:length]
+            return Step(decode=False, num_rows=self.size, window=length)
         position = length + index - 1
-        if self.same_length:
-            step = Step(decode=True, num_rows=self.size, window=position + 1, position=position)
-            return step, all_positions[position : position + 1]
+        if self._same_length:
+            return Step(True, self.size, position + 1, position)
         # A row that has all its tokens idles at the last position until its batch is done.
         positions = (self.lengths + (index - 1)).clamp_max(self._last_position)
         window = min(position, self._last_position) + 1
-        mask = all_positions[:window] <= positions[:, None]
-        step = Step(True, self.size, window, positions=positions, mask=mask[:, None, None])
-        return step, positions[:, None]
+        mask = self._all_positions[:window] <= positions[:, None]
+        return Step(True, self.size, window, None, positions, mask[:, None, None], self.all_rows)
 
 
 @dataclass
@@ -134,9 +133,7 @@ class Generator:
         self, model: GPT2, mesh: Mesh, collectives: Collectives, sampler: Sampler, lanes: Sequence[Sequence[Batch]]
     ) -> None:
         self._model, self._mesh, self._collectives, self._sampler = model, mesh, collectives, sampler
-        device = next(model.parameters()).device
-        limit = model.shape.n_positions
-        self._all_positions = torch.arange(limit, device=device)
+        device, limit = model.device, model.shape.n_positions
         self._lanes = [
             _Lane([_Rows(batch, limit, device) for batch in lane], self._allocate(lane, device)) for lane in lanes
         ]
@@ -170,35 +167,37 @@ class Generator:
             active = [lane for lane in active if not lane.done]
 
     def _step(self, lane: _Lane, record: bool) -> Iterator[Event]:
-        rows = lane.rows[lane.current]
-        step, positions = rows.step(lane.step, self._all_positions)
+        rows, model = lane.rows[lane.current], self._model
+        step = rows.step(lane.step)
         if self._mesh.is_first_stage:
             if lane.step == 0:
                 yield Event(rows.batch, 0, None)
-            x = self._embed(lane, rows, positions)
+            x = model.embed(self._tokens(lane, rows), step)
         else:
-            tokens = rows.batch.prompt_length if lane.step == 0 else 1
-            x = self._collectives.receive_forward((rows.size, tokens, self._model.shape.n_embd), self._model.dtype)
-        x = self._model.blocks(x, lane.cache, step)
+            num_tokens = rows.size if step.decode else rows.size * step.window
+            x = self._collectives.receive_forward((num_tokens, model.shape.n_embd), model.dtype)
+        x = model.blocks(x, lane.cache, step)
         if not self._mesh.is_last_stage:
             self._collectives.send_forward(x)
             return
-        last = x[rows.all_rows, rows.lengths - 1] if lane.step == 0 else x[:, 0]
-        yield Event(rows.batch, lane.step, self._sample(lane, rows, self._model.head(last), record))
+        if not step.decode:
+            x = x.view(rows.size, step.window, -1)[rows.all_rows, rows.lengths - 1]
+        yield Event(rows.batch, lane.step, self._sample(lane, rows, model.head(x), record))
 
-    def _embed(self, lane: _Lane, rows: _Rows, positions: Tensor) -> Tensor:
+    def _tokens(self, lane: _Lane, rows: _Rows) -> Tensor:
+        """What the first stage embeds: prompts [B, T], later the last tokens [B]."""
         if lane.step == 0:
-            return self._model.embed(rows.prompt, positions)
+            return rows.prompt
         if not self._mesh.is_last_stage:
-            lane.tokens = self._collectives.receive_tokens((rows.size,))
+            return self._collectives.receive_tokens((rows.size,))
         assert lane.tokens is not None
-        return self._model.embed(lane.tokens[:, None], positions)
+        return lane.tokens
 
     def _sample(self, lane: _Lane, rows: _Rows, logits: Tensor, record: bool) -> Choice:
         if lane.step == 0:
             lane.state = self._sampler.start(rows.batch.requests)
         assert lane.state is not None
-        choice = self._sampler.choose(logits, lane.state, rows.lengths + lane.step, record=record)
+        choice = self._sampler.choose(logits, lane.state, lane.step, record=record)
         lane.tokens = choice.tokens
         if not self._mesh.is_first_stage and lane.step + 1 < rows.batch.num_steps:
             self._collectives.return_tokens(choice.tokens)

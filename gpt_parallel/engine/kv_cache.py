@@ -1,10 +1,42 @@
 """A lane's keys and values: allocated once, for the lane's longest batch, and reused by every batch."""
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """What all blocks of one forward pass share.
+
+    Prefill (`decode` False) writes positions 0 … window−1 of the cache and attends causally; rows shorter than that are
+    padded on the right, where a causal mask keeps padding out of sight. Decoding writes one position per row:
+    `position` where all rows stand at the same one, else `positions` [B] with `mask` [B, 1, 1, window].
+    """
+
+    decode: bool
+    num_rows: int
+    window: int
+    position: int | None = None
+    positions: Tensor | None = None
+    mask: Tensor | None = None
+    rows: Tensor | None = None
+
+
+class LayerCache(NamedTuple):
+    """One layer's cache as a step sees it: where new keys and values go, and what there is to attend to.
+
+    `target` is [B, 2, H, d], in prefill [B, 2, H, window, d]; with positions of their own it is the whole layer.
+    `keys` and `values` are [B, H, window, d].
+    """
+
+    target: Tensor
+    keys: Tensor
+    values: Tensor
 
 
 class KVCache:
-    """Keys and values of one stage's layers: two tensors of [layers, B, heads, positions, head size]."""
+    """Keys and values of one stage's layers in one tensor: [layers, B, 2, heads, positions, head size]."""
 
     def __init__(
         self,
@@ -16,10 +48,21 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (num_layers, batch_size, num_heads, num_positions, head_size)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (num_layers, batch_size, 2, num_heads, num_positions, head_size)
+        self._data = torch.zeros(shape, dtype=dtype, device=device)
 
     @property
     def num_bytes(self) -> int:
-        return 2 * self.keys.numel() * self.keys.element_size()
+        return self._data.nbytes
+
+    def layers(self, step: Step) -> list[LayerCache]:
+        """Views of all layers, made for the whole step at once: one at a time they would cost more than they save."""
+        rows = self._data.narrow(1, 0, step.num_rows)
+        window = rows.narrow(4, 0, step.window)
+        if not step.decode:
+            targets = window
+        elif step.position is not None:
+            targets = rows.select(4, step.position)
+        else:
+            targets = rows
+        return list(map(LayerCache, targets.unbind(), window.select(2, 0).unbind(), window.select(2, 1).unbind()))

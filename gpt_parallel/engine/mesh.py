@@ -39,6 +39,18 @@ class Mesh:
         """The rank of this replica and shard in another stage."""
         return self.rank_at(stage=stage, replica=self.replica, shard=self.shard)
 
+    def receiver(self, channel: int) -> int:
+        """The rank that this one sends to: on channel 0 its peer in the next stage, on channel 1 in the first."""
+        return self.peer(self.stage + 1 if channel == 0 else 0)
+
+    def sender(self, channel: int) -> int:
+        """The rank that this one hears from: on channel 0 its peer in the stage before, on channel 1 in the last."""
+        return self.peer(self.stage - 1 if channel == 0 else self.sizes.pp - 1)
+
+    def tensor_group(self) -> list[int]:
+        """The ranks that hold the other shards of what this one holds, itself included."""
+        return [self.rank_at(stage=self.stage, replica=self.replica, shard=shard) for shard in range(self.sizes.tp)]
+
     def tensor_groups(self) -> list[list[int]]:
         """The ranks of every tensor-parallel group, in an order all ranks agree on."""
         return [

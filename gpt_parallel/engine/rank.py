@@ -6,16 +6,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
 
 import torch
 
-from gpt_parallel.engine.collectives import Collectives
+from gpt_parallel.engine.collectives import connect
 from gpt_parallel.engine.events import EventPipe
 from gpt_parallel.engine.generate import Event, Generator, deal_lanes
-from gpt_parallel.engine.gpt2 import GPT2, Part, Step
-from gpt_parallel.engine.kv_cache import KVCache
+from gpt_parallel.engine.gpt2 import GPT2, Part
+from gpt_parallel.engine.kv_cache import KVCache, Step
+from gpt_parallel.engine.linear import choose_kernel
 from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.pipeline_parallel import stage_layers
+from gpt_parallel.engine.pipeline_parallel import head_cost, head_passes, stage_layers
 from gpt_parallel.engine.sampling import Choice, Sampler
 from gpt_parallel.engine.tensor_parallel import Shard, shard_of
 from gpt_parallel.engine.timeline import Stopwatch, consume
@@ -34,9 +37,7 @@ class Rank:
         self._device = _device(spec, local_rank)
         torch.set_num_threads(spec.execution.cores_per_rank)
         with self._phase("connect"):
-            self._collectives = Collectives(
-                self._mesh, spec.execution.backend, self._device, store_path, spec.execution.timeout_s
-            )
+            self._collectives = connect(self._mesh, spec.execution, self._device, store_path)
         with self._phase("load weights"):
             self._model = self._load()
         self._sampler = Sampler(
@@ -52,8 +53,9 @@ class Rank:
         spec, mesh = self._spec, self._mesh
         shape = spec.model.architecture
         shard: Shard = shard_of(shape, mesh.sizes.tp, mesh.shard)
+        head = head_cost(shape) * head_passes(spec.workload, spec.execution)
         part = Part(
-            layers=stage_layers(shape, mesh.sizes.pp)[mesh.stage],
+            layers=stage_layers(shape, mesh.sizes.pp, head)[mesh.stage],
             num_heads=len(shard.heads),
             num_mlp_columns=len(shard.mlp_columns),
             vocabulary=shard.vocabulary,
@@ -61,8 +63,11 @@ class Rank:
             has_head=mesh.is_last_stage,
         )
         dtype = getattr(torch, spec.execution.dtype)
-        model = GPT2(shape, part, dtype, self._device, reduce=self._collectives.all_reduce)
+        reduce = self._collectives.all_reduce if self._collectives.reduces else None
+        model = GPT2(shape, part, dtype, self._device, reduce)
         load(model, spec.model, shard)
+        if choose_kernel(spec.execution.linear, model.parameter_bytes, dtype, self._device) == "packed":
+            model.pack()
         return model
 
     def generate(self) -> RankReport:
@@ -108,15 +113,18 @@ class Rank:
         ids = torch.tensor([[*request.prompt_ids, *chosen]], device=self._device)[:, :-1]
         length = ids.shape[1]
         cache = KVCache(len(part.layers), 1, part.num_heads, length, shape.head_size, self._model.dtype, self._device)
-        x = self._model.embed(ids, torch.arange(length, device=self._device))
-        x = self._model.blocks(x, cache, Step(decode=False, num_rows=1, window=length))
-        logits = self._model.head(x[0, len(request.prompt_ids) - 1 :])
+        step = Step(decode=False, num_rows=1, window=length)
+        x = self._model.blocks(self._model.embed(ids, step), cache, step)
+        logits = self._model.head(x[len(request.prompt_ids) - 1 :])
         given = torch.tensor(chosen, device=self._device)
-        margins, scales = self._sampler.margins(logits, request, given, tolerance)
+        judgement = self._sampler.judge(logits, request, given, tolerance)
+        margins, scales, logprobs, logit_scales = (values.tolist() for values in judgement)
         return TokenScore(
             request_id=request.request_id,
-            margins=tuple(None if margin == float("inf") else margin for margin in margins.tolist()),
-            logit_scales=tuple(scales.tolist()),
+            margins=tuple(None if margin == float("inf") else margin for margin in margins),
+            scales=tuple(scales),
+            logprobs=tuple(logprobs),
+            logit_scales=tuple(logit_scales),
         )
 
     def _report(
@@ -139,6 +147,7 @@ class Rank:
             layers=(part.layers.start, part.layers.stop),
             num_heads=part.num_heads,
             parameter_bytes=self._model.parameter_bytes,
+            linear=self._model.kernel,
             kv_cache_bytes=cache_bytes,
             collectives=collectives,
             rounds=tuple(rounds),
@@ -147,6 +156,7 @@ class Rank:
             peak_memory_bytes=_peak_memory(self._device),
             phase_seconds=self._phase_seconds,
             device_name=torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU",
+            num_threads=torch.get_num_threads(),
             torch_version=torch.__version__,
         )
 
@@ -182,8 +192,11 @@ def _peak_memory(device: torch.device) -> int:
     """Peak bytes: allocated by torch on a GPU, resident in this process on a CPU (torch itself included)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if sys.platform == "linux":
+        # Not ru_maxrss: a process inherits its parent's.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager
@@ -216,6 +229,15 @@ def _tokens_by_request(events: Sequence[Event]) -> dict[int, tuple[int, ...]]:
     return tokens
 
 
+def _check_finite(request: Request, logprobs: Sequence[float], scales: Sequence[float]) -> None:
+    for position, (logprob, scale) in enumerate(zip(logprobs, scales, strict=True)):
+        if not (isfinite(logprob) and isfinite(scale)):
+            raise ArithmeticError(
+                f"request {request.request_id}, new token {position}: the logits are not finite "
+                "(NaN or infinite weights, or numbers too large for the number type)"
+            )
+
+
 def _records(events: Sequence[Event]) -> list[TokenRecord]:
     tokens = _tokens_by_request(events)
     records = []
@@ -224,6 +246,7 @@ def _records(events: Sequence[Event]) -> list[TokenRecord]:
         scales = torch.stack([c.scales for c in choices if c.scales is not None], dim=1).tolist()
         for request, logprob, scale in zip(requests, logprobs, scales, strict=True):
             count = request.max_new_tokens
+            _check_finite(request, logprob[:count], scale[:count])
             records.append(
                 TokenRecord(
                     request_id=request.request_id,

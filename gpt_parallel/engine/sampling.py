@@ -20,7 +20,7 @@ _INFINITY = float("inf")
 
 
 class Choice(NamedTuple):
-    """Chosen tokens [B]; when recording, their log-probability and the largest |logit| [B] too."""
+    """Chosen tokens [B]; when recording, their log-probability and the scale of the step's logits, [B] too."""
 
     tokens: Tensor
     logprobs: Tensor | None = None
@@ -29,12 +29,13 @@ class Choice(NamedTuple):
 
 @dataclass
 class RowState:
-    """What sampling remembers of a batch's rows: noise keys [B] and which ids were seen [B, vocabulary + 1].
+    """What sampling remembers of a batch's rows: noise keys and prompt lengths, both [B], and seen ids [B, V + 1].
 
     The last column of `seen` takes the ids that lie outside this shard. None where the settings do not need it.
     """
 
     keys: Tensor | None
+    lengths: Tensor | None
     seen: Tensor | None
 
 
@@ -57,21 +58,23 @@ class Sampler:
         self._widest = -(-shape.vocab_size // tp_size)
         # With filters the logits are gathered first, and every shard works on the whole vocabulary.
         self._working = self._whole if sampling.filters else vocabulary
+        self._is_whole = self._working == self._whole
         self._ids = torch.arange(self._working.start, self._working.stop, device=device)
         self._device = device
 
     def start(self, requests: tuple[Request, ...]) -> RowState:
         """State for a batch whose prompts have been read."""
-        keys = seen = None
+        state = RowState(None, None, None)
         if not self._sampling.greedy:
             ids = torch.tensor([request.request_id for request in requests], device=self._device)
-            keys = _mix(ids + _mix(torch.tensor(self._sampling.seed & _MASK, device=self._device)))
+            state.keys = _mix(ids + _mix(torch.tensor(self._sampling.seed & _MASK, device=self._device)))
+            state.lengths = torch.tensor([len(request.prompt_ids) for request in requests], device=self._device)
         if self._sampling.repetition_penalty != 1:
-            seen = torch.zeros(len(requests), len(self._working) + 1, dtype=torch.bool, device=self._device)
-            state = RowState(keys, seen)
+            num_columns = len(self._working) + 1
+            state.seen = torch.zeros(len(requests), num_columns, dtype=torch.bool, device=self._device)
             for row, request in enumerate(requests):
                 self._mark(state, row, torch.tensor(request.prompt_ids, device=self._device))
-        return RowState(keys, seen)
+        return state
 
     def _mark(self, state: RowState, row: int | Tensor, tokens: Tensor) -> None:
         if state.seen is not None:
@@ -79,18 +82,23 @@ class Sampler:
             columns = torch.where(inside, tokens - self._working.start, len(self._working))
             state.seen[row, columns] = True
 
-    def choose(self, logits: Tensor, state: RowState, positions: Tensor, *, record: bool = False) -> Choice:
-        """logits [B, local vocabulary] of the token at `positions` [B] → chosen tokens, the same on every shard."""
+    def choose(self, logits: Tensor, state: RowState, step: int, *, record: bool = False) -> Choice:
+        """logits [B, local vocabulary] of new token number `step` → chosen tokens, the same on every shard."""
         if self._sampling.filters:
             logits = self._gather_vocabulary(logits)
         scores = self._scores(logits, state)
         if self._sampling.filters:
             scores = scores.masked_fill(scores < _threshold(scores, self._sampling, 0.0), -_INFINITY)
-        if state.keys is not None:
-            scores = scores + gumbel_noise(state.keys, positions, self._ids)
+        scores = self._add_noise(scores, state, step)
         choice = self._best(scores, logits, record)
-        self._mark(state, torch.arange(len(logits), device=self._device), choice.tokens)
+        if state.seen is not None:
+            self._mark(state, torch.arange(len(logits), device=self._device), choice.tokens)
         return choice
+
+    def _add_noise(self, scores: Tensor, state: RowState, step: int) -> Tensor:
+        if state.keys is None or state.lengths is None:
+            return scores
+        return scores + gumbel_noise(state.keys, state.lengths + step, self._ids)
 
     def _scores(self, logits: Tensor, state: RowState) -> Tensor:
         """Repetition penalty and temperature."""
@@ -111,9 +119,12 @@ class Sampler:
     def _best(self, scores: Tensor, logits: Tensor, record: bool) -> Choice:
         """The best id over all shards; ties go to the lowest."""
         best, index = scores.max(dim=1)
+        if self._is_whole and not record:
+            return Choice(index)
         columns = [best, self._ids[index].float()]  # float32 holds ids up to 2**24 exactly
         if record:
-            columns += [logits.gather(1, index[:, None])[:, 0], logits.logsumexp(1), logits.abs().amax(1)]
+            columns += [logits.gather(1, index[:, None])[:, 0], logits.logsumexp(1)]
+            columns += [logits.amax(1), logits.abs().amax(1), logits.sum(1)]
         offers = torch.stack(columns, dim=1)
         # With filters every shard has worked on the whole vocabulary and offers the same.
         offers = offers[None] if self._sampling.filters else self._collectives.gather(offers)  # [tp, B, columns]
@@ -122,25 +133,24 @@ class Sampler:
         tokens = chosen[:, 1].long()
         if not record:
             return Choice(tokens)
-        return Choice(tokens, chosen[:, 2] - offers[:, :, 3].logsumexp(0), offers[:, :, 4].amax(0))
+        highest, largest = offers[:, :, 4].amax(0), offers[:, :, 5].amax(0)
+        scales = _scale(highest, largest, offers[:, :, 6].sum(0) / len(self._whole))
+        return Choice(tokens, chosen[:, 2] - offers[:, :, 3].logsumexp(0), scales)
 
-    def margins(self, logits: Tensor, request: Request, tokens: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """How far each given token's score lies below the best one, teacher-forced, and the scores' scale; both [N].
+    def judge(self, logits: Tensor, request: Request, tokens: Tensor, tolerance: float) -> "Judgement":
+        """Teacher-forced: what this rank, which holds the whole vocabulary, thinks of another run's tokens [N].
 
-        logits [N, whole vocabulary] are those before each of `tokens` [N]. `tolerance` is relative to the scale. A
-        filter's edge may lie elsewhere in the run that chose the tokens, so they may lie that much outside it, and only
-        scores that much inside it count as the best. Infinite where a token lies outside even so.
+        logits [N, V] are those before each of `tokens`. `tolerance` is relative to the scores' scale. A filter's edge
+        may lie elsewhere in the run that chose the tokens, so they may lie that much outside it, and only scores that
+        much inside it count as the best.
         """
         state = self.start((request,))
         margins, scales = [], []
         for index, token in enumerate(tokens):
             scores = self._scores(logits[index : index + 1], state)
-            scale = scores.abs().amax().clamp_min(1.0)
+            scale = scale_of(scores)[0]
             slack = float(tolerance * scale)
-            noise = torch.zeros_like(scores)
-            if state.keys is not None:
-                position = torch.tensor([len(request.prompt_ids) + index], device=scores.device)
-                noise = gumbel_noise(state.keys, position, self._ids)
+            noise = self._add_noise(torch.zeros_like(scores), state, index)
             surely = possibly = torch.full_like(scores, -_INFINITY)[:, :1]
             if self._sampling.filters:
                 surely = torch.minimum(_threshold(scores, self._sampling, -slack) + slack, scores.amax())
@@ -151,7 +161,29 @@ class Sampler:
             margins.append(margin.clamp_min(0.0))
             scales.append(scale)
             self._mark(state, torch.zeros(1, dtype=torch.long, device=scores.device), token[None])
-        return torch.stack(margins), torch.stack(scales)
+        logprobs = logits.log_softmax(1).gather(1, tokens[:, None])[:, 0]
+        return Judgement(torch.stack(margins), torch.stack(scales), logprobs, scale_of(logits))
+
+
+class Judgement(NamedTuple):
+    """Per token, all [N]: how far its score lies below the best one (infinite where filters exclude it) and the scores'
+    scale; its log-probability and the logits' scale.
+    """
+
+    margins: Tensor
+    scales: Tensor
+    logprobs: Tensor
+    logit_scales: Tensor
+
+
+def scale_of(logits: Tensor) -> Tensor:
+    """[B, V] → [B]: what errors of these logits are measured against."""
+    return _scale(logits.amax(1), logits.abs().amax(1), logits.mean(1))
+
+
+def _scale(highest: Tensor, largest: Tensor, mean: Tensor) -> Tensor:
+    """Errors of the layers grow with how far logits spread; a common offset adds the rounding of the logits alone."""
+    return (highest - mean + largest / 8).clamp_min(1e-6)
 
 
 def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:

@@ -110,4 +110,4 @@ def random_tensor(name: str, shape: Architecture, seed: int, buffer: Tensor | No
 def _standard_deviation(name: str, shape: Architecture) -> float:
     if _is_conv1d(name):
         return 1.5 / math.sqrt(shape.n_embd)
-    return 0.1 if name == "wpe.weight" or ".ln_" in f".{name}" else 0.02
+    return 0.02 if name == "wte.weight" else 0.1

@@ -2,12 +2,13 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import Dtype, ExecutionSpec, SpecError
@@ -123,21 +124,30 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
         crowded = num_gpus * settings.cores_per_rank > len(available_cores())
     else:
         crowded = num_gpus > len(cuda_devices())
-    backend = settings.backend
-    if backend == "auto":
-        backend = "nccl" if device == "cuda" and not crowded else "gloo"
-    if backend == "nccl" and (device == "cpu" or crowded):
-        raise SpecError("backend 'nccl' needs one CUDA GPU per rank; use backend 'auto' or 'gloo'")
     return ExecutionSpec(
         device="cuda" if device == "cuda" else "cpu",
         dtype=_resolve_dtype(settings, device),
-        backend=backend,
+        backend=_resolve_backend(settings, device, crowded),
+        linear=settings.linear,
         cores_per_rank=settings.cores_per_rank,
         oversubscribed=crowded,
         warmup=settings.warmup,
         rounds=settings.num_iterations,
         timeout_s=settings.timeout_s,
     )
+
+
+def _resolve_backend(settings: Settings, device: str, crowded: bool) -> Literal["gloo", "nccl", "shm"]:
+    can_share = device == "cpu" and sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    if settings.backend == "auto":
+        if device == "cuda" and not crowded:
+            return "nccl"
+        return "shm" if can_share else "gloo"
+    if settings.backend == "nccl" and (device == "cpu" or crowded):
+        raise SpecError("backend 'nccl' needs one CUDA GPU per rank; use backend 'auto' or 'gloo'")
+    if settings.backend == "shm" and not can_share:
+        raise SpecError("backend 'shm' needs CPU ranks on x86-64 Linux; use backend 'auto' or 'gloo'")
+    return settings.backend
 
 
 def _resolve_dtype(settings: Settings, device: str) -> Dtype:

@@ -9,6 +9,7 @@ from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
 from gpt_parallel.engine.collectives import Collectives
 from gpt_parallel.engine.generate import Generator, deal_lanes
 from gpt_parallel.engine.gpt2 import GPT2, Part
+from gpt_parallel.engine.linear import can_pack
 from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.engine.rank import _tokens_by_request
 from gpt_parallel.engine.sampling import Sampler
@@ -19,7 +20,7 @@ from gpt_parallel.spec import MeshSpec, ModelSpec, Request, WorkloadSpec
 CPU = torch.device("cpu")
 
 
-def generate_here(directory, requests, batch_size):
+def generate_here(directory, requests, batch_size, linear="plain"):
     """Tokens by request id, from our engine in this process."""
     architecture = read_architecture(directory)
     checkpoint = inspect_checkpoint(directory, architecture)
@@ -33,10 +34,12 @@ def generate_here(directory, requests, batch_size):
         key_prefix=checkpoint.key_prefix,
     )
     mesh = Mesh(MeshSpec(), 0)
-    collectives = Collectives(mesh, "gloo", CPU, "", 1.0)
+    collectives = Collectives(mesh, None)
     workload = WorkloadSpec(requests=requests, batch_size=batch_size)
     with torch.inference_mode():
         load(model, spec, shard_of(architecture, 1, 0))
+        if linear == "packed":
+            model.pack()
         sampler = Sampler(workload.sampling, architecture, range(architecture.vocab_size), collectives, 1, CPU)
         events = Generator(model, mesh, collectives, sampler, deal_lanes(workload, mesh)).run()
         return _tokens_by_request([event for event in events if event.choice is not None])
@@ -62,8 +65,9 @@ def generate_with_transformers(directory, requests):
     return outputs
 
 
+@pytest.mark.parametrize("linear", ["plain", "packed"])
 @pytest.mark.parametrize("seed", range(10))
-def test_greedy_tokens_equal_transformers(tiny_checkpoint, seed):
+def test_greedy_tokens_equal_transformers(tiny_checkpoint, seed, linear):
     """Random shapes, prompts and numbers of new tokens unequal within a batch, a last batch that is not full."""
     choose = random.Random(seed)
     vocab_size = choose.randint(50, 300)
@@ -84,7 +88,10 @@ def test_greedy_tokens_equal_transformers(tiny_checkpoint, seed):
         for index in range(7)
     )
 
-    ours = generate_here(directory, requests, batch_size=choose.randint(1, 5))
+    if linear == "packed" and not can_pack(torch.float32, CPU):
+        pytest.skip("this build of torch has no packed products")
+
+    ours = generate_here(directory, requests, choose.randint(1, 5), linear)
 
     assert ours == generate_with_transformers(directory, requests)
     assert len({token for tokens in ours.values() for token in tokens}) > 5, "the model must not repeat itself"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gpt_parallel.engine.sampling import Sampler, _threshold, gumbel_noise
+from gpt_parallel.engine.sampling import Sampler, _threshold, gumbel_noise, scale_of
 from gpt_parallel.engine.tensor_parallel import shard_of
 from gpt_parallel.spec import Architecture, Request, SamplingSpec
 
@@ -35,12 +35,12 @@ def sampler(spec, collectives=None, vocabulary=range(VOCABULARY), tp_size=1):
     return Sampler(spec, SHAPE, vocabulary, collectives or Alone(), tp_size, CPU)
 
 
-def choose_alone(spec, logits, positions):
+def choose_alone(spec, logits, step):
     one = sampler(spec)
-    return one.choose(logits, one.start(REQUESTS), positions, record=True)
+    return one.choose(logits, one.start(REQUESTS), step, record=True)
 
 
-def choose_sharded(spec, logits, positions, tp_size):
+def choose_sharded(spec, logits, step, tp_size):
     """Every shard's choice, run twice: once to learn what each offers, once with all the offers."""
     parts = [shard_of(SHAPE, tp_size, index).vocabulary for index in range(tp_size)]
     pieces = [logits[:, part.start : part.stop] for part in parts]
@@ -54,12 +54,12 @@ def choose_sharded(spec, logits, positions, tp_size):
 
         one = sampler(spec, Listen(), part, tp_size)
         with pytest.raises(StopIteration):
-            one.choose(piece, one.start(REQUESTS), positions, record=True)
+            one.choose(piece, one.start(REQUESTS), step, record=True)
     together = torch.stack(offered)
     choices = []
     for part, piece in zip(parts, pieces, strict=True):
         one = sampler(spec, Together([together]), part, tp_size)
-        choices.append(one.choose(piece, one.start(REQUESTS), positions, record=True))
+        choices.append(one.choose(piece, one.start(REQUESTS), step, record=True))
     return choices
 
 
@@ -77,11 +77,10 @@ SETTINGS = [
 def test_shards_choose_what_the_whole_vocabulary_chooses(spec, tp_size):
     for seed in range(8):
         logits = 3 * torch.randn(5, VOCABULARY, generator=torch.Generator().manual_seed(seed))
-        positions = torch.arange(5) + 3 + seed
 
-        whole = choose_alone(spec, logits, positions)
+        whole = choose_alone(spec, logits, seed)
 
-        for choice in choose_sharded(spec, logits, positions, tp_size):
+        for choice in choose_sharded(spec, logits, seed, tp_size):
             assert torch.equal(choice.tokens, whole.tokens)
             torch.testing.assert_close(choice.logprobs, whole.logprobs)
             torch.testing.assert_close(choice.scales, whole.scales)
@@ -93,8 +92,8 @@ def test_the_lowest_id_wins_a_tie():
     logits = torch.zeros(5, VOCABULARY)
     logits[:, [20, 40, 60]] = 1.0
 
-    assert choose_alone(SamplingSpec(), logits, torch.arange(5)).tokens.tolist() == [20] * 5
-    assert choose_sharded(SamplingSpec(), logits, torch.arange(5), 3)[0].tokens.tolist() == [20] * 5
+    assert choose_alone(SamplingSpec(), logits, 0).tokens.tolist() == [20] * 5
+    assert choose_sharded(SamplingSpec(), logits, 0, 3)[0].tokens.tolist() == [20] * 5
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -132,8 +131,8 @@ def test_generated_tokens_are_penalised_too():
     logits = torch.zeros(5, VOCABULARY)
     logits[:, 50], logits[:, 51] = 3.0, 2.0
 
-    first = one.choose(logits, state, torch.full((5,), 3)).tokens
-    second = one.choose(logits, state, torch.full((5,), 4)).tokens
+    first = one.choose(logits, state, 0).tokens
+    second = one.choose(logits, state, 1).tokens
 
     assert first.tolist() == [50] * 5
     assert second.tolist() == [51] * 5
@@ -157,16 +156,13 @@ def test_frequencies_fit_the_distribution():
 def test_noise_depends_on_request_seed_and_position_but_not_on_the_row():
     spec = SamplingSpec(temperature=1.0, seed=9)
     logits = torch.zeros(5, VOCABULARY)
-    there = choose_alone(spec, logits, torch.full((5,), 3)).tokens
+    there = choose_alone(spec, logits, 0).tokens
     one = sampler(spec)
-    alone = [one.choose(logits[:1], one.start((r,)), torch.tensor([3])).tokens.item() for r in reversed(REQUESTS)]
+    alone = [one.choose(logits[:1], one.start((r,)), 0).tokens.item() for r in reversed(REQUESTS)]
 
     assert alone[::-1] == there.tolist()
-    assert there.tolist() != choose_alone(spec, logits, torch.full((5,), 4)).tokens.tolist()
-    assert (
-        there.tolist()
-        != choose_alone(SamplingSpec(temperature=1.0, seed=10), logits, torch.full((5,), 3)).tokens.tolist()
-    )
+    assert there.tolist() != choose_alone(spec, logits, 1).tokens.tolist()
+    assert there.tolist() != choose_alone(SamplingSpec(temperature=1.0, seed=10), logits, 0).tokens.tolist()
 
 
 @pytest.mark.parametrize("spec", SETTINGS, ids=str)
@@ -176,15 +172,15 @@ def test_margins_of_the_sampled_tokens_are_nil_and_of_others_are_not(spec):
     logits = 3 * torch.randn(count, VOCABULARY, generator=torch.Generator().manual_seed(1))
     one = sampler(spec)
     state = one.start((request,))
-    tokens = torch.cat([one.choose(logits[i : i + 1], state, torch.tensor([3 + i])).tokens for i in range(count)])
+    tokens = torch.cat([one.choose(logits[i : i + 1], state, i).tokens for i in range(count)])
 
-    margins, scales = one.margins(logits, request, tokens, 2e-5)
-    assert margins.abs().max() <= 1e-5
-    assert bool((scales >= 1).all())
+    judgement = one.judge(logits, request, tokens, 2e-5)
+    assert judgement.margins.abs().max() <= 1e-5
+    torch.testing.assert_close(judgement.logprobs, logits.log_softmax(1).gather(1, tokens[:, None])[:, 0])
 
     wrong = tokens.clone()
     wrong[5] = logits[5].argmin()
-    margins, _ = one.margins(logits, request, wrong, 2e-5)
+    margins = one.judge(logits, request, wrong, 2e-5).margins
     assert margins[5] > 0.1
     assert margins[:5].abs().max() <= 1e-5
     if spec.filters:
@@ -198,7 +194,16 @@ def test_a_token_at_the_edge_of_a_filter_is_tolerated():
     logits[0, 3], logits[0, 4], logits[0, 5] = 5.0, 5.0 - 1e-6, 5.0 - 2e-6
     one = sampler(spec)
 
-    margins, _ = one.margins(logits, REQUESTS[0], torch.tensor([5]), 2e-5)
+    def margin(token):
+        return one.judge(logits, REQUESTS[0], torch.tensor([token]), 2e-5).margins[0]
 
-    assert margins[0] != float("inf")
-    assert one.margins(logits, REQUESTS[0], torch.tensor([6]), 2e-5)[0][0] == float("inf")
+    assert margin(5) != float("inf")
+    assert margin(6) == float("inf")
+
+
+def test_a_common_offset_of_the_logits_is_hardly_an_excuse():
+    """It cancels in every comparison, but for the rounding of the logits themselves."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+
+    torch.testing.assert_close(scale_of(logits - 800.0) - scale_of(logits), torch.full((3,), 100.0), rtol=0.01, atol=0)
+    torch.testing.assert_close(scale_of(10 * logits), 10 * scale_of(logits))

@@ -1,0 +1,103 @@
+"""Products with weights that never change: plain, or packed once into the layout that oneDNN reads fastest.
+
+With a handful of rows a product is bound by reading its weight. One core reads a packed weight about twice as fast as
+a plain one; in exchange each call costs some 15 µs more. So small models, which stay in a core's cache, run plain.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kernel = Literal["plain", "packed"]
+
+_PACKING_PAYS_BYTES = 16 << 20
+
+
+class Activation(NamedTuple):
+    """An activation function, and what oneDNN calls it: (operation, algorithm)."""
+
+    function: Callable[[Tensor], Tensor]
+    fused: tuple[str, str]
+
+
+_TANH_GELU = Activation(lambda x: F.gelu(x, approximate="tanh"), ("gelu", "tanh"))
+ACTIVATIONS = {
+    "gelu_new": _TANH_GELU,
+    "gelu_pytorch_tanh": _TANH_GELU,
+    "gelu": Activation(F.gelu, ("gelu", "none")),
+    "relu": Activation(F.relu, ("relu", "")),
+}
+
+
+class Linear:
+    """y = x Wᵀ + b for x [N, inputs]. The bias stands apart: a row-parallel one belongs after the reduction."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.weight = torch.empty(num_outputs, num_inputs, dtype=dtype, device=device)
+        self.bias = torch.empty(num_outputs, dtype=dtype, device=device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def activated(self, x: Tensor, activation: Activation) -> Tensor:
+        return activation.function(F.linear(x, self.weight, self.bias))
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias).add_(residual)
+
+
+class PackedLinear:
+    """The same with a packed weight, and with what follows the product done while its result is in registers."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _pointwise(x, self._weight, self.bias, "none", [], "")
+
+    def activated(self, x: Tensor, activation: Activation) -> Tensor:
+        operation, algorithm = activation.fused
+        return _pointwise(x, self._weight, self.bias, operation, [], algorithm)
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        return _pointwise(x, self._weight, None, "none", [], "")
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        added: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self.bias, "add")
+        return added
+
+
+def _pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, operation: str, scalars: list[float], algorithm: str
+) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, operation, scalars, algorithm)
+    return product
+
+
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this build of torch and this processor have packed products of the number type."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+def choose_kernel(wanted: str, num_bytes: int, dtype: torch.dtype, device: torch.device) -> Kernel:
+    """The kernel for a model part of `num_bytes`; ValueError if "packed" was asked for and cannot be had."""
+    possible = can_pack(dtype, device)
+    if wanted == "packed" and not possible:
+        raise ValueError(
+            f"packed products of {str(dtype).removeprefix('torch.')} are not to be had on this {device.type} with this "
+            "build of torch; use linear 'auto' or 'plain'"
+        )
+    if wanted == "auto":
+        return "packed" if possible and num_bytes >= _PACKING_PAYS_BYTES else "plain"
+    return "packed" if wanted == "packed" else "plain"

@@ -1,0 +1,47 @@
+"""What moves tensors between ranks, as real processes: sums are right and equal to the bit, lost peers are noticed."""
+
+import signal
+import time
+
+import pytest
+
+from tests.transports import run_ranks, start_ranks, stop_ranks
+
+
+@pytest.mark.parametrize("backend", ["shm", "gloo"])
+@pytest.mark.parametrize(("pp", "tp"), [(1, 2), (2, 1), (2, 2)])
+def test_mixed_operations_of_random_sizes_are_right(tmp_path, backend, pp, tp):
+    count = 3000 if backend == "shm" else 200
+
+    found = run_ranks("mixed", backend, pp, tp, tmp_path, count, seed=pp + 10 * tp)
+
+    for stage in range(pp):
+        digests = {rank["digest"] for rank in found[stage * tp : (stage + 1) * tp]}
+        assert len(digests) == 1, "sums differ between ranks"
+
+
+def test_three_stages_and_three_shards_are_right(tmp_path):
+    assert len(run_ranks("mixed", "shm", 3, 3, tmp_path, 300)) == 9
+
+
+def test_a_killed_peer_is_noticed_within_two_seconds(tmp_path):
+    waiting, killed = ranks = start_ranks("leave", "shm", 1, 2, tmp_path, 10)
+    try:
+        assert [rank.stdout.readline() for rank in ranks] == ["ready\n"] * 2
+        killed.send_signal(signal.SIGKILL)
+        begin = time.monotonic()
+        _, error = waiting.communicate(timeout=30)
+        delay_s = time.monotonic() - begin
+    finally:
+        stop_ranks(ranks)
+
+    assert waiting.returncode == 1
+    assert "LostPeerError: rank 1 has ended" in error
+    assert delay_s < 2
+
+
+def test_the_segment_has_no_name_that_could_be_left_behind(tmp_path):
+    run_ranks("mixed", "shm", 1, 2, tmp_path, 10)
+
+    (word,) = tmp_path.iterdir()
+    assert word.read_text().startswith("/proc/"), "an open file of a rank, gone with it"
