@@ -1,11 +1,13 @@
 """Cases are timed one after another, or not at all."""
 
+from pathlib import Path
+
 import pytest
 
 from gpt_parallel.pytest_plugin import refuse_parallel_timing
 
 # `pytest benchmarks` is the main job; these answer other questions, and run when they are named.
-collect_ignore = ["test_gates.py", "test_reports.py"]
+collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_generation.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

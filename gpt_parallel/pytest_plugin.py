@@ -4,7 +4,7 @@ Loaded at every pytest start, so it imports nothing heavy at its top, and never 
 """
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,7 +124,7 @@ def _custom_cases(settings: "Settings") -> list[tuple[str, int]]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have pytest-benchmark time cases by the ranks' clock; the nearest mark is the one it reads."""
     for item in items:
-        if "gpt_case" in getattr(item, "fixturenames", ()):
+        if "gpt_record" in getattr(item, "fixturenames", ()):
             mark = item.get_closest_marker("benchmark")
             options = {**(mark.kwargs if mark else {}), "timer": measured_clock}
             item.add_marker(pytest.mark.benchmark(**options), append=False)
@@ -133,6 +133,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Before any rank starts: everything that cannot be run is one usage error."""
+    from gpt_parallel.launch import fork_server
     from gpt_parallel.spec import SpecError
 
     if session.config.option.collectonly or _is_xdist_worker(session.config):
@@ -144,12 +145,20 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             continue
         if not {"strategy", "num_gpus"} <= set(parameters):
             continue
+        fork_server.warm_up()
         try:
             _suite(session.config).spec(parameters["strategy"], parameters["num_gpus"])
         except SpecError as error:
             problems.update(dict.fromkeys(error.problems))
     if problems:
         raise pytest.UsageError(_usage(list(problems)))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _SUITE in config.stash:
+        from gpt_parallel.launch import fork_server
+
+        fork_server.stop()
 
 
 def _suite(config: pytest.Config) -> "Suite":
@@ -187,51 +196,83 @@ def refuse_parallel_timing(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def gpt_case(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> Callable[[str, int], "RunResult"]:
-    """Call it with a strategy's name and a number of devices to run, verify and time that case.
+def gpt_suite(request: pytest.FixtureRequest) -> "Suite":
+    """The session's `Suite`: its settings, model, workload and references."""
+    return _suite(request.config)
 
-    The timed rounds become pytest-benchmark's, the figures its `extra_info`. A case that fails or does not match its
-    reference leaves no timing. With `--benchmark-disable` the case is verified only.
+
+@pytest.fixture
+def gpt_record(
+    request: pytest.FixtureRequest, benchmark: "BenchmarkFixture"
+) -> "Callable[[Callable[[], Sequence[RunResult]], int], Sequence[RunResult]]":
+    """Call it with a function that makes a case's launches, and the number of their timed rounds.
+
+    The rounds become pytest-benchmark's, the figures its `extra_info`; the case gets its row in table and report.
     """
     from gpt_parallel.case import summarise
-    from gpt_parallel.launch.local import LaunchError
-    from gpt_parallel.spec import SpecError
-    from gpt_parallel.suite import VerificationError
 
-    def run(strategy: str, num_gpus: int) -> "RunResult":
-        refuse_parallel_timing(request.config)
-        try:
-            results = _run_benchmark(benchmark, _suite(request.config), strategy, num_gpus)
-        except (SpecError, LaunchError, VerificationError) as error:
-            pytest.fail(str(error), pytrace=False)
-        except BaseException:
-            benchmark.has_error = True
-            raise
+    def record(make_launches: "Callable[[], Sequence[RunResult]]", num_rounds: int) -> "Sequence[RunResult]":
+        results = _play(benchmark, make_launches, num_rounds)
         summary = summarise(results)
         benchmark.extra_info.update(summary.model_dump(mode="json"))
-        params = {"strategy": strategy, "num_gpus": num_gpus}
+        params = {"strategy": summary.strategy, "num_gpus": summary.num_gpus}
         _record(request.config).add(request.node.nodeid, request.node.name, benchmark.group, params, summary)
-        return results[-1]
+        return results
 
-    return run
+    return record
 
 
-def _run_benchmark(benchmark: "BenchmarkFixture", suite: "Suite", strategy: str, num_gpus: int) -> "list[RunResult]":
+def _play(
+    benchmark: "BenchmarkFixture", make_launches: "Callable[[], Sequence[RunResult]]", num_rounds: int
+) -> "Sequence[RunResult]":
     """Make all launches inside pytest-benchmark's first round, then give it one measured round at a time."""
-    spec = suite.spec(strategy, num_gpus)
-    num_launches = suite.settings.launches if benchmark.enabled else 1
     results: list[RunResult] = []
     replayed: Iterator[float] = iter(())
 
     def play_round() -> None:
         nonlocal replayed
         if not results:
-            results.extend(suite.run(spec, timed=benchmark.enabled) for _ in range(num_launches))
+            results.extend(make_launches())
             replayed = iter([seconds for result in results for seconds in result.figures.round_seconds])
         _advance_clock(next(replayed, 0.0))
 
-    benchmark.pedantic(play_round, rounds=num_launches * spec.execution.rounds)
+    benchmark.pedantic(play_round, rounds=num_rounds)
     return results
+
+
+@pytest.fixture
+def gpt_case(
+    request: pytest.FixtureRequest,
+    benchmark: "BenchmarkFixture",
+    gpt_suite: "Suite",
+    gpt_record: "Callable[[Callable[[], Sequence[RunResult]], int], Sequence[RunResult]]",
+) -> "Callable[[str, int], RunResult]":
+    """Call it with a strategy's name and a number of devices to run, verify and time that case.
+
+    A case that fails or does not match its reference leaves no timing. With `--benchmark-disable` the case is verified
+    only.
+    """
+    from gpt_parallel.launch.local import LaunchError
+    from gpt_parallel.spec import SpecError
+    from gpt_parallel.suite import VerificationError
+
+    def run(strategy: str, num_gpus: int) -> "RunResult":
+        refuse_parallel_timing(request.config)
+        num_launches = gpt_suite.settings.launches if benchmark.enabled else 1
+        try:
+            spec = gpt_suite.spec(strategy, num_gpus)
+            results = gpt_record(
+                lambda: [gpt_suite.run(spec, timed=benchmark.enabled) for _ in range(num_launches)],
+                num_launches * spec.execution.rounds,
+            )
+        except (SpecError, LaunchError, VerificationError) as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        except BaseException:
+            benchmark.has_error = True
+            raise
+        return results[-1]
+
+    return run
 
 
 @pytest.hookimpl(trylast=True)
@@ -264,7 +305,7 @@ def _write_report(record: "SessionRecord", config: pytest.Config) -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A case that was skipped or failed is remembered, and leaves no timing even if it fails after it was timed."""
     report = yield
-    if "gpt_case" in getattr(item, "fixturenames", ()) and report.outcome != "passed":
+    if "gpt_record" in getattr(item, "fixturenames", ()) and report.outcome != "passed":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         record = _record(item.config)
         record.discard(item.nodeid)

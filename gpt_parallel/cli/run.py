@@ -7,6 +7,7 @@ from typing import Annotated
 
 from gpt_parallel.case import summarise
 from gpt_parallel.cli.common import errors, option
+from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.local import OnPhase
 from gpt_parallel.result import RunResult, write_atomically
 from gpt_parallel.settings import Settings
@@ -38,12 +39,15 @@ def run(
     settings: Settings,
 ) -> None:
     with _progress() as on_phase:
+        case = _choose_case(settings, strategy)
+        fork_server.warm_up()
         suite = Suite(settings, on_phase)
-        spec = suite.spec(*_choose_case(settings, strategy))
+        spec = suite.spec(*case)
         directory = output_dir or Path("reports") / spec.name
         _make_writable(directory)
-        result = suite.run(spec)
         path = directory / "result.json"
+        path.unlink(missing_ok=True)  # should this run fail, an earlier one's figures are not its result
+        result = suite.run(spec)
         write_atomically(path, result.model_dump_json(indent=1) + "\n")
     _print(result, path)
 

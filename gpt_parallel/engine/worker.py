@@ -1,7 +1,8 @@
-"""The process of one rank: `python -m gpt_parallel.engine.worker RUN_DIRECTORY EVENT_FD PARENT_PID [CORE,CORE…]`.
+"""What the process of one rank does, with the arguments RUN_DIRECTORY EVENT_FD PARENT_PID [CORE,CORE…].
 
-RANK and LOCAL_RANK come from the environment, as under torchrun. The job is `job.json` in the run directory; the
-report is left there as `rank_<n>.json`.
+A fork of `server.py` runs it, or `python -m gpt_parallel.engine.worker` where that cannot be. RANK and LOCAL_RANK come
+from the environment, as under torchrun. The job is `job.json` in the run directory; the report is left there as
+`rank_<n>.json`.
 """
 
 import ctypes
@@ -31,8 +32,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(directory: Path, pinned: tuple[int, ...], pipe: EventPipe) -> None:
-    pipe.enter("import torch")
-    # Imported here, so that torch's threads are made after the process is pinned.
+    pipe.enter("start")
+    # Imported here, so that without a server torch's threads are made after the process is pinned.
     from gpt_parallel.engine.rank import run_job
     from gpt_parallel.result import write_atomically
     from gpt_parallel.spec import Job
@@ -45,7 +46,7 @@ def _run(directory: Path, pinned: tuple[int, ...], pipe: EventPipe) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this rank when its launcher ends, however it ends."""
+    """Have the kernel kill this rank when its parent ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

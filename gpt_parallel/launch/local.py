@@ -7,11 +7,9 @@ ended, so the parent sleeps until something happens and takes no time from the r
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +19,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import available_cores
+from gpt_parallel.launch.fork_server import ForkServerError, Process
+from gpt_parallel.launch.run_directory import run_directory
 from gpt_parallel.result import RankReport
 from gpt_parallel.spec import Job, RunSpec
 
@@ -41,7 +42,7 @@ class LaunchError(RuntimeError):
 @dataclass
 class _RankProcess:
     rank: int
-    process: subprocess.Popen[bytes]
+    process: Process
     pipe: int
     log: Path
     report: Path
@@ -71,7 +72,11 @@ def launch(job: Job, *, on_phase: OnPhase | None = None) -> tuple[RankReport, ..
     `on_phase(rank, phase)` is called as ranks enter phases. Raises LaunchError unless every rank exited 0 and left its
     report. All ranks are gone when this returns or raises.
     """
-    directory = Path(tempfile.mkdtemp(prefix="gpt_parallel-"))  # mode 0700
+    with run_directory() as directory:
+        return _launch(job, directory, on_phase)
+
+
+def _launch(job: Job, directory: Path, on_phase: OnPhase | None) -> tuple[RankReport, ...]:
     ranks: list[_RankProcess] = []
     try:
         (directory / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
@@ -79,28 +84,21 @@ def launch(job: Job, *, on_phase: OnPhase | None = None) -> tuple[RankReport, ..
             ranks.append(_start(rank, job.spec, directory))
         _watch(ranks, job.spec.execution.timeout_s, on_phase)
         return tuple(_read_report(rank) for rank in ranks)
+    except ForkServerError as error:
+        raise LaunchError(str(error)) from error
     finally:
         _stop(ranks)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _start(rank: int, spec: RunSpec, directory: Path) -> _RankProcess:
     read_end, write_end = os.pipe()
     log = directory / f"rank_{rank}.log"
-    command = [sys.executable, "-m", WORKER, str(directory), str(write_end), str(os.getpid())]
+    arguments = [str(directory)]
     if spec.execution.device == "cpu" and hasattr(os, "sched_setaffinity"):
-        command.append(",".join(map(str, cores_of(rank, spec.execution.cores_per_rank, available_cores()))))
+        arguments.append(",".join(map(str, cores_of(rank, spec.execution.cores_per_rank, available_cores()))))
     try:
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=_environment(rank, spec),
-                pass_fds=[write_end],
-                start_new_session=True,
-            )
+            process = fork_server.start(WORKER, arguments, _environment(rank, spec), output, write_end)
     except BaseException:
         os.close(read_end)
         raise
@@ -227,22 +225,29 @@ def _read_report(rank: _RankProcess) -> RankReport:
 def _stop(ranks: list[_RankProcess]) -> None:
     """End whatever still runs: SIGTERM, a short grace, SIGKILL to the rank's whole process group; then reap."""
     for rank in ranks:
-        if rank.process.poll() is None:
-            rank.process.terminate()
-            rank.process.send_signal(signal.SIGCONT)  # a stopped process would not see SIGTERM
+        with suppress(ForkServerError):
+            if rank.process.poll() is None:
+                rank.process.terminate()
+                rank.process.send_signal(signal.SIGCONT)  # a stopped process would not see SIGTERM
     deadline = time.monotonic() + _GRACE_S
     for rank in ranks:
         try:
             rank.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, ForkServerError):
             pass
         finally:
-            _kill_group(rank.process)
+            _kill_group(rank.process.pid)
     for rank in ranks:
-        rank.process.wait()
+        with suppress(ForkServerError):
+            try:
+                rank.process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                fork_server.stop()  # it may be stuck, and then tells nothing
+                rank.process.wait()
         os.close(rank.pipe)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
-        os.killpg(process.pid, signal.SIGKILL)
+def _kill_group(pid: int | None) -> None:
+    if pid is not None:
+        with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+            os.killpg(pid, signal.SIGKILL)

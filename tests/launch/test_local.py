@@ -1,39 +1,17 @@
 """Starting, watching and stopping real ranks."""
 
 import os
+import subprocess
+import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from gpt_parallel.launch import local
+from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.local import LaunchError, cores_of
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.launch.run_directory import run_directory
 from tests import mutants
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def suite():
-    return Suite(make_settings("smoke", {"num_iterations": 2, "device": "cpu", "verify": False}))
-
-
-@pytest.fixture
-def mutate(monkeypatch):
-    def mutate(mutant):
-        monkeypatch.setattr(local, "WORKER", "tests.mutants")
-        monkeypatch.setenv(mutants.VARIABLE, mutant.__name__)
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-    return mutate
-
-
-def ranks_alive():
-    """Rank processes that this test process started."""
-    return [child for child in psutil.Process().children(recursive=True) if "worker" in " ".join(child.cmdline())]
 
 
 def run_and_time_failure(suite, strategy="pure_data_parallel"):
@@ -46,7 +24,7 @@ def run_and_time_failure(suite, strategy="pure_data_parallel"):
 
 
 @pytest.mark.parametrize("strategy", ["pure_data_parallel", "tensor_data_hybrid", "pipeline_data_hybrid"])
-def test_a_killed_rank_is_named_at_once_and_the_next_run_passes(suite, mutate, monkeypatch, strategy):
+def test_a_killed_rank_is_named_at_once_and_the_next_run_passes(suite, mutate, ranks_alive, monkeypatch, strategy):
     mutate(mutants.kill_rank_1_while_generating)
     message, delay_s = run_and_time_failure(suite, strategy)
     monkeypatch.undo()
@@ -57,7 +35,7 @@ def test_a_killed_rank_is_named_at_once_and_the_next_run_passes(suite, mutate, m
     assert suite.run(suite.spec(strategy, 2)).figures.throughput_tok_s > 0
 
 
-def test_a_raising_rank_is_reported_with_phase_and_traceback(suite, mutate):
+def test_a_raising_rank_is_reported_with_phase_and_traceback(suite, mutate, ranks_alive):
     mutate(mutants.raise_on_rank_1_while_loading)
 
     message, delay_s = run_and_time_failure(suite, "tensor_data_hybrid")
@@ -68,18 +46,19 @@ def test_a_raising_rank_is_reported_with_phase_and_traceback(suite, mutate):
     assert ranks_alive() == []
 
 
-def test_exiting_well_without_a_result_is_a_failure(suite, mutate):
+def test_exiting_well_without_a_result_is_a_failure(suite, mutate, ranks_alive):
     mutate(mutants.exit_on_rank_1_without_a_result)
 
     message, _ = run_and_time_failure(suite)
 
     # Rank 0 may lose its peer first, but the rank that went away is the one to name.
     assert message.startswith("rank 1 exited without delivering a result")
+    assert ranks_alive() == []
 
 
-def test_a_hanging_rank_meets_the_deadline(mutate):
+def test_a_hanging_rank_meets_the_deadline(make_suite, mutate, ranks_alive):
     mutate(mutants.hang_on_rank_1)
-    suite = Suite(make_settings("smoke", {"num_iterations": 1, "device": "cpu", "verify": False, "timeout_s": 8}))
+    suite = make_suite(num_iterations=1, timeout_s=8)
 
     with pytest.raises(LaunchError, match=r"did not finish within 8 s: rank 0 was in phase .*; rank 1 was in phase "):
         suite.run(suite.spec("pure_data_parallel", 2))
@@ -87,7 +66,7 @@ def test_a_hanging_rank_meets_the_deadline(mutate):
     assert ranks_alive() == []
 
 
-def test_an_interrupt_stops_all_ranks(suite):
+def test_an_interrupt_stops_all_ranks(suite, ranks_alive):
     def interrupt(rank, phase):
         if phase == "load weights":
             raise KeyboardInterrupt
@@ -99,10 +78,31 @@ def test_an_interrupt_stops_all_ranks(suite):
     assert ranks_alive() == []
 
 
-def test_ranks_see_a_clean_environment_and_private_files(suite, monkeypatch, tmp_path):
-    """Stale launcher variables do not reach ranks; the run directory is private and goes away; loopback only."""
+def test_ranks_see_a_clean_environment(suite, mutate, monkeypatch, tmp_path):
+    """That of the launch, without stale launcher variables, whatever the server was started with."""
+    mutate(mutants.show_environment)
+    monkeypatch.setenv("GPT_PARALLEL_TEST_OLD", "1")
+    fork_server.warm_up()
+    monkeypatch.delenv("GPT_PARALLEL_TEST_OLD")
+    monkeypatch.setenv("GPT_PARALLEL_TEST_NEW", "\udcff\n" * 50_000)
     monkeypatch.setenv("MASTER_ADDR", "stale.example")
     monkeypatch.setenv("WORLD_SIZE", "77")
+    monkeypatch.setenv(mutants.SHOWN, str(tmp_path))
+
+    suite.run(suite.spec("tensor_data_hybrid", 2))
+
+    for rank in ("0", "1"):
+        lines = (tmp_path / rank).read_bytes().decode(errors="surrogateescape").split("\0")
+        environment = dict(line.split("=", 1) for line in lines if line)
+        assert environment["RANK"] == environment["LOCAL_RANK"] == rank
+        assert environment["WORLD_SIZE"] == "2"
+        assert environment["OMP_NUM_THREADS"] == "1"
+        assert environment["GPT_PARALLEL_TEST_NEW"] == os.environ["GPT_PARALLEL_TEST_NEW"]
+        assert not {"MASTER_ADDR", "GPT_PARALLEL_TEST_OLD"} & set(environment)
+
+
+def test_ranks_are_private(suite, ranks_alive, monkeypatch, tmp_path):
+    """A directory that goes away, cores and a session of their own; they listen on the loopback interface only."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     seen = {}
@@ -110,34 +110,61 @@ def test_ranks_see_a_clean_environment_and_private_files(suite, monkeypatch, tmp
     def look(rank, phase):
         if phase.startswith("round 1") and rank == 1:
             for process in ranks_alive():
-                environment = process.environ()
                 addresses = {c.laddr.ip for c in process.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN}
-                seen[environment["RANK"]] = (environment, addresses, process.cpu_affinity())
+                seen[process.pid] = (addresses, process.cpu_affinity(), os.getsid(process.pid))
             (directory,) = tmp_path.glob("gpt_parallel-*")
             seen["mode"] = directory.stat().st_mode & 0o777
 
     suite._on_phase = look
     suite.run(suite.spec("tensor_data_hybrid", 2))
 
-    assert seen["mode"] == 0o700
+    assert seen.pop("mode") == 0o700
     assert list(tmp_path.iterdir()) == []
-    for rank in ("0", "1"):
-        environment, addresses, cores = seen[rank]
-        assert environment["WORLD_SIZE"] == "2"
-        assert "MASTER_ADDR" not in environment
-        assert environment["OMP_NUM_THREADS"] == "1"
+    assert len(seen) == 2
+    for pid, (addresses, cores, session) in seen.items():
         assert addresses <= {"127.0.0.1", "::1"}
         assert len(cores) == 1
+        assert session == pid
     if len(os.sched_getaffinity(0)) > 1:
-        assert seen["0"][2] != seen["1"][2]
+        assert len({tuple(cores) for _, cores, _ in seen.values()}) == 2
 
 
 def test_ranks_never_import_transformers(suite, monkeypatch, tmp_path):
     """A module of that name that cannot be imported does no harm."""
     (tmp_path / "transformers.py").write_text("raise SystemExit('transformers was imported')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
 
     assert suite.run(suite.spec("pure_data_parallel", 1)).outputs
+
+
+def test_memory_is_a_rank_s_own_whatever_its_launcher_holds():
+    """A child inherits its parent's ru_maxrss."""
+    code = """
+from gpt_parallel.launch import fork_server
+from gpt_parallel.settings import make_settings
+from gpt_parallel.suite import Suite
+fork_server.AVAILABLE = False
+ballast = bytearray(b"x" * 2**30)
+suite = Suite(make_settings("smoke", {"num_iterations": 1, "device": "cpu", "verify": False}))
+print(suite.run(suite.spec("pure_data_parallel", 1)).ranks[0].peak_memory_bytes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert 10 * 2**20 < int(done.stdout) < 2**30, done.stderr
+
+
+def test_what_a_killed_launcher_left_is_removed_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, strange = tmp_path / "gpt_parallel-left", tmp_path / "gpt_parallel-strange"
+    for path in (left, strange):
+        path.mkdir()
+    (left / "lock").touch()
+
+    with run_directory() as used, run_directory() as other:
+        assert sorted(tmp_path.iterdir()) == sorted([used, other, strange])
+        assert used.stat().st_mode & 0o777 == 0o700
+
+    assert list(tmp_path.iterdir()) == [strange]
 
 
 def test_cores_are_dealt_in_slices_and_shared_when_they_run_out():

@@ -1,0 +1,221 @@
+"""Starts ranks without waiting for torch: a server imports it once and is forked for every rank.
+
+The server (`engine/server.py`) works for one process, this one, and ends with it. It is started at the first need, and
+replaced when it has ended or when anything differs that a process takes from its start: the interpreter, the working
+directory, environment variables that Python and native libraries read as they load. Where there is no fork that can be
+relied on, ranks are plain subprocesses.
+"""
+
+import atexit
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+SERVER = "gpt_parallel.engine.server"
+AVAILABLE = sys.platform == "linux"
+
+_READ_EARLY = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
+_OVERRIDDEN = {
+    **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")},
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+
+_current: "_Server | None" = None
+_lock = threading.Lock()
+
+
+class ForkServerError(RuntimeError):
+    """The server ended before a rank did, and took it along."""
+
+
+class ForkedProcess:
+    """A process that the server forks, with as much of Popen as a launch needs.
+
+    `pid` is None until the server has answered. When both server and process are gone, `poll` and `wait` raise
+    ForkServerError.
+    """
+
+    def __init__(self, server: "_Server", status_pipe: int) -> None:
+        self.pid: int | None = None
+        self.returncode: int | None = None
+        self._server = server
+        self._status_pipe = status_pipe
+        self._pending = b""
+
+    def __del__(self) -> None:
+        os.close(self._status_pipe)
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, negative for a signal. The timeout is for each of the server's two messages."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._status_pipe, selectors.EVENT_READ)
+            while self.returncode is None:
+                if not selector.select(timeout):
+                    raise subprocess.TimeoutExpired(SERVER, timeout or 0.0)
+                self._take(os.read(self._status_pipe, 4096))
+        return self.returncode
+
+    def _take(self, data: bytes) -> None:
+        """A line with the process's id when it has been forked, one with its exit code when it has ended."""
+        if not data:
+            raise ForkServerError(self._server.epitaph())
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            if self.pid is None:
+                self.pid = int(line)
+            else:
+                self.returncode = int(line)
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is not None:
+            return
+        if self.pid is None:
+            self._server.stop()  # it still imports, and must not fork later
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+Process = ForkedProcess | subprocess.Popen[bytes]
+
+
+def start(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes], events: int
+) -> Process:
+    """Run `module.main([DIRECTORY, EVENT_FD, PARENT_PID, *REST])`, given [DIRECTORY, *REST], in a session of its own.
+
+    It prints to `output` and inherits the descriptor `events`. Raises ForkServerError.
+    """
+    if AVAILABLE:
+        return _server().fork(module, arguments, environment, output, events)
+    directory, *rest = arguments
+    return subprocess.Popen(
+        _command(module, directory, str(events), str(os.getpid()), *rest),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        pass_fds=[events],
+        start_new_session=True,
+    )
+
+
+def warm_up() -> None:
+    """Have the server get ready in the background, so that the first launch finds it warm."""
+    if AVAILABLE:
+        _server()
+
+
+def stop() -> None:
+    """End the server, and with it any rank that still runs. A later launch starts a new one."""
+    if _current is not None:
+        _current.stop()
+
+
+def _server() -> "_Server":
+    """The server that suits the present environment, started now if need be."""
+    global _current
+    with _lock:
+        if _current is None or not _current.suits():
+            stop()
+            _current = _Server()
+        return _current
+
+
+class _Server:
+    """The server's process as the one that uses it sees it."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._taken_at_start = _taken_at_start()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._requests, far_end = socket.socketpair()
+        with far_end:
+            self._process = subprocess.Popen(
+                _command(SERVER, str(far_end.fileno())),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_OVERRIDDEN},
+                pass_fds=[far_end.fileno()],
+                start_new_session=True,
+            )
+        atexit.register(self.stop)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def suits(self) -> bool:
+        return self._owner == os.getpid() and self._taken_at_start == _taken_at_start() and self._process.poll() is None
+
+    def fork(
+        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes], events: int
+    ) -> ForkedProcess:
+        status_pipe, far_end = os.pipe()
+        process = ForkedProcess(self, status_pipe)
+        try:
+            with os.fdopen(os.memfd_create("request"), "wb") as request:
+                request.write(json.dumps([module, arguments, dict(environment)]).encode())
+                request.flush()
+                socket.send_fds(self._requests, [b"+"], [request.fileno(), output.fileno(), events, far_end])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ForkServerError(self.epitaph()) from error
+        finally:
+            os.close(far_end)
+        return process
+
+    def epitaph(self) -> str:
+        """How the server ended, and the last that it printed."""
+        code = self._process.wait()
+        how = f"exited with code {code}"
+        if code < 0:
+            how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
+        printed = "".join(f"\n  {line}" for line in self._log_lines()[-20:])
+        return f"the process that starts ranks (pid {self.pid}) {how}; the next run starts a new one" + printed
+
+    def _log_lines(self) -> list[str]:
+        if self._log.closed:
+            return []  # it was stopped from here
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").splitlines()
+
+    def stop(self) -> None:
+        if self._owner != os.getpid():
+            return  # this process is a fork of the owner
+        self._process.kill()
+        self._process.wait()
+        self._requests.close()
+        self._log.close()
+        atexit.unregister(self.stop)
+
+
+def _taken_at_start() -> tuple[str, str, list[str], dict[str, str]]:
+    early = {name: value for name, value in os.environ.items() if name.startswith(_READ_EARLY)}
+    return sys.executable, os.getcwd(), list(sys.path), early | _OVERRIDDEN
+
+
+def _command(module: str, *arguments: str) -> list[str]:
+    """`python -m MODULE ARGUMENTS` with this process's own search path: what runs there is what is imported here.
+
+    `-m` alone would look into the working directory first.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    return [sys.executable, "-c", code, *arguments]
