@@ -115,7 +115,21 @@ def _read_header(path: Path) -> dict[str, Any]:
     header.pop("__metadata__", None)
     for name, entry in header.items():
         _check_entry(path, name, entry, size - 8 - length)
+    _check_covered(path, header, size - 8 - length)
     return header
+
+
+def _check_covered(path: Path, header: dict[str, Any], data_bytes: int) -> None:
+    """The format wants every byte of the data to belong to one tensor; readers refuse anything else."""
+    covered = 0
+    for begin, end in sorted(tuple(entry["data_offsets"]) for entry in header.values()):
+        if begin != covered:
+            raise SpecError(f"{path}: tensors overlap or leave a gap at byte {min(begin, covered)} (download it again)")
+        covered = end
+    if covered != data_bytes:
+        raise SpecError(
+            f"{path}: {data_bytes - covered} bytes after the last tensor belong to none (download it again)"
+        )
 
 
 def _check_entry(path: Path, name: str, entry: Any, data_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """Finds a model: a known name, a Hugging Face directory or a hub id, and where its weights are."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,9 +104,21 @@ def _cached(repositories: tuple[str, ...]) -> Path | None:
             directory = Path(snapshot_download(repository, allow_patterns=_HUB_FILES, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
             continue
-        if (directory / "config.json").is_file() and any(directory.glob("model*.safetensors")):
+        if _is_complete(directory):
             return directory
     return None
+
+
+def _is_complete(directory: Path) -> bool:
+    """Whether a snapshot holds a configuration and all files of its weights; a download may have been cut off."""
+    index = directory / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return False
+    return all((directory / name).is_file() for name in ("config.json", *names))
 
 
 def _download(repository: str, name: str, offline: bool) -> Path:

@@ -1,6 +1,7 @@
 """The parallel strategies: a strategy is a row of data, its id and the mesh it makes of n devices."""
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import NamedTuple
 
 from gpt_parallel.spec import MeshSpec, SpecError
@@ -75,12 +76,10 @@ def mesh_for(strategy: str, num_gpus: int) -> MeshSpec:
 
 def is_degenerate(strategy: str, mesh: MeshSpec) -> bool:
     """Whether another, earlier strategy makes the same mesh (full model parallel on two devices is just tp2)."""
-    for name, row in STRATEGIES.items():
-        if name == strategy:
-            return False
-        if row.rule(mesh.size) == mesh:
-            return True
-    return False
+    if strategy not in STRATEGIES:
+        return False
+    earlier = takewhile(lambda name: name != strategy, STRATEGIES)
+    return any(STRATEGIES[name].rule(mesh.size) == mesh for name in earlier)
 
 
 def cases(device_counts: tuple[int, ...]) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ from gpt_parallel.spec import (
     WorkloadSpec,
 )
 from gpt_parallel.strategies import is_degenerate, mesh_for
-from gpt_parallel.verify import TOLERANCES, Records, records_of, verify
+from gpt_parallel.verify import TOLERANCES, Records, records_of, verify, verify_tokens
 
 CUSTOM = "custom"
 
@@ -49,7 +49,7 @@ class Suite:
     def __init__(self, settings: Settings, on_phase: OnPhase | None = None) -> None:
         self.settings = settings
         self._on_phase = on_phase
-        self._references: dict[str, Records] = {}
+        self._references: dict[str, Records | LaunchError] = {}
 
     @cached_property
     def model(self) -> ModelSpec:
@@ -64,7 +64,7 @@ class Suite:
     def workload(self) -> WorkloadSpec:
         settings = self.settings
         requests = make_requests(
-            self._prompts(),
+            self._prompts,
             self.tokenizer.encode,
             num_requests=settings.num_samples,
             prompt_tokens=settings.prompt_tokens,
@@ -83,6 +83,7 @@ class Suite:
             source=self._prompt_source(),
         )
 
+    @cached_property
     def _prompts(self) -> list[Prompt]:
         settings = self.settings
         if settings.prompts == "random":
@@ -98,7 +99,8 @@ class Suite:
         if self.settings.prompts == "random":
             return f"random ids (seed {self.settings.seed})"
         name = "shipped prompts" if self.settings.prompts == "builtin" else Path(self.settings.prompts).name
-        return f"{name}, {self.tokenizer.description}"
+        has_text = any(prompt.prompt is not None for prompt in self._prompts)
+        return f"{name}, {self.tokenizer.description if has_text else 'given token ids'}"
 
     def mesh(self, strategy: str, num_gpus: int) -> MeshSpec:
         if strategy != CUSTOM:
@@ -134,6 +136,24 @@ class Suite:
             verification = verify(ranks, reference, spec.execution.dtype, lambda tokens: self._score(spec, tokens))
             if not verification.passed:
                 raise VerificationError(spec, verification)
+        return self._result(spec, ranks, verification, {key: r.tokens for key, r in records_of(ranks).items()})
+
+    def result_of_peer(self, spec: RunSpec, rank: RankReport, tokens: Mapping[int, tuple[int, ...]]) -> RunResult:
+        """What another engine made of a case's requests on one device; VerificationError on a mismatch."""
+        verification = verify_tokens(
+            tokens, self._reference(spec), spec.execution.dtype, lambda tokens: self._score(spec, tokens)
+        )
+        if not verification.passed:
+            raise VerificationError(spec, verification)
+        return self._result(spec, [rank], verification, tokens)
+
+    def _result(
+        self,
+        spec: RunSpec,
+        ranks: Sequence[RankReport],
+        verification: Verification,
+        tokens: Mapping[int, tuple[int, ...]],
+    ) -> RunResult:
         return RunResult(
             spec=spec,
             weights_origin=spec.model.weights_origin,
@@ -141,22 +161,25 @@ class Suite:
             figures=figures(spec, ranks),
             environment=describe_environment(ranks),
             ranks=tuple(rank.model_copy(update={"records": ()}) for rank in ranks),
-            outputs=self._outputs(ranks),
-        )
-
-    def _outputs(self, ranks: Sequence[RankReport]) -> tuple[Output, ...]:
-        return tuple(
-            Output(request_id=key, tokens=record.tokens, text=self.tokenizer.decode(record.tokens))
-            for key, record in sorted(records_of(ranks).items())
+            outputs=tuple(
+                Output(request_id=key, tokens=chosen, text=self.tokenizer.decode(chosen))
+                for key, chosen in sorted(tokens.items())
+            ),
         )
 
     def _reference(self, spec: RunSpec) -> Records:
-        """What one device generates for this work, made at the first need."""
+        """What one device generates for this work, made at the first need; a failure is kept too, not tried again."""
         single = spec.single_device()
         key = single.model_dump_json()
         if key not in self._references:
-            self._references[key] = records_of(self._launch_single(Job(kind=JobKind.GENERATE, spec=single)))
-        return self._references[key]
+            try:
+                self._references[key] = records_of(self._launch_single(Job(kind=JobKind.GENERATE, spec=single)))
+            except LaunchError as error:
+                self._references[key] = error
+        found = self._references[key]
+        if isinstance(found, LaunchError):
+            raise LaunchError(str(found))
+        return found
 
     def _score(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Sequence[TokenScore]:
         tolerance = TOLERANCES[spec.execution.dtype]

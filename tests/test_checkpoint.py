@@ -112,6 +112,18 @@ def test_a_header_that_lies(tiny_checkpoint, change, message):
     assert message in refusal(directory)
 
 
+def test_bytes_that_belong_to_no_tensor(tiny_checkpoint):
+    directory = tiny_checkpoint()
+    weights = directory / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole + b"more")
+    assert "4 bytes after the last tensor belong to none" in refusal(directory)
+
+    weights.write_bytes(whole)
+    edit_header(weights, lambda header: header.pop("transformer.h.0.ln_1.bias"))
+    assert "leave a gap" in refusal(directory)
+
+
 def test_a_header_that_is_none(tiny_checkpoint):
     weights = (directory := tiny_checkpoint()) / "model.safetensors"
     weights.write_bytes((10**15).to_bytes(8, "little") + b"{}")
@@ -164,8 +176,8 @@ def test_models_that_cannot_be_had(name, weights, offline, message):
         resolve_model(name, weights, offline=offline)
 
 
-def test_a_cached_download_is_found_by_name(tiny_checkpoint, tmp_path, monkeypatch):
-    """As huggingface_hub lays out its cache: a snapshot directory of a revision."""
+def cache(checkpoint, tmp_path, monkeypatch):
+    """Put a checkpoint where huggingface_hub keeps gpt2: in a snapshot directory of a revision."""
     from huggingface_hub import constants
 
     cache = tmp_path / "hub"
@@ -173,13 +185,27 @@ def test_a_cached_download_is_found_by_name(tiny_checkpoint, tmp_path, monkeypat
     snapshot.parent.mkdir(parents=True)
     (cache / "models--openai-community--gpt2" / "refs").mkdir()
     (cache / "models--openai-community--gpt2" / "refs" / "main").write_text("0" * 40)
-    tiny_checkpoint().rename(snapshot)
+    checkpoint.rename(snapshot)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    return snapshot
+
+
+def test_a_cached_download_is_found_by_name(tiny_checkpoint, tmp_path, monkeypatch):
+    cache(tiny_checkpoint(), tmp_path, monkeypatch)
 
     found = resolve_model("gpt2", "auto")
 
     assert found.weights == "checkpoint"
     assert found.architecture.n_layer == 2
+
+
+def test_a_download_that_was_cut_off_is_not_there_yet(tiny_checkpoint, tmp_path, monkeypatch):
+    snapshot = cache(tiny_checkpoint(max_shard_size="10KB"), tmp_path, monkeypatch)
+    next(snapshot.glob("model-00002*")).unlink()
+
+    assert resolve_model("gpt2", "auto").weights == "random"
+    with pytest.raises(SpecError, match="not on this disk and offline was asked for"):
+        resolve_model("gpt2", "checkpoint", offline=True)
 
 
 def test_text_without_a_tokenizer_is_bytes():

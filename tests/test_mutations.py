@@ -17,34 +17,56 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def suite(make_tiny_checkpoint, tmp_path):
-    directory = make_tiny_checkpoint(tmp_path / "model", n_layer=4, n_head=4, head_size=16, vocab_size=211)
-    given = {"model": str(directory), "prompts": "random", "num_samples": 4, "prompt_tokens": 12, "max_length": 6}
-    return Suite(make_settings("smoke", {**given, "num_iterations": 2, "device": "cpu"}))
+def make_suite(make_tiny_checkpoint, tmp_path):
+    def make(dtype="float32", **settings):
+        directory = make_tiny_checkpoint(tmp_path / "model", n_layer=4, n_head=4, head_size=16, vocab_size=211)
+        given = {"model": str(directory), "prompts": "random", "num_samples": 4, "prompt_tokens": 12, "max_length": 6}
+        return Suite(
+            make_settings("smoke", {**given, "num_iterations": 2, "device": "cpu", "dtype": dtype, **settings})
+        )
+
+    return make
+
+
+@pytest.fixture
+def suite(make_suite):
+    return make_suite()
 
 
 def mutate(monkeypatch, mutant):
     monkeypatch.setattr(local, "WORKER", "tests.mutants")
     monkeypatch.setenv(mutants.VARIABLE, mutant.__name__)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-@pytest.mark.parametrize(
-    ("mutant", "strategy"),
-    [
-        (mutants.swap_head_shards, "tensor_data_hybrid"),
-        (mutants.add_bias_on_every_rank, "tensor_data_hybrid"),
-        (mutants.share_lane_caches, "pipeline_data_hybrid"),
-        (mutants.skip_a_stage, "pipeline_data_hybrid"),
-    ],
-)
-def test_a_wrong_engine_is_a_mismatch(suite, monkeypatch, mutant, strategy):
+WRONG = [
+    (mutants.swap_head_shards, "tensor_data_hybrid"),
+    (mutants.add_bias_on_every_rank, "tensor_data_hybrid"),
+    (mutants.share_lane_caches, "pipeline_data_hybrid"),
+    (mutants.skip_a_stage, "pipeline_data_hybrid"),
+]
+
+
+@pytest.mark.parametrize(("mutant", "strategy"), WRONG)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wrong_engine_is_a_mismatch(make_suite, monkeypatch, mutant, strategy, dtype):
+    suite = make_suite(dtype)
     mutate(monkeypatch, mutant)
 
     with pytest.raises(VerificationError, match="mismatch with the single-device reference") as failure:
         suite.run(suite.spec(strategy, 2), timed=False)
 
     assert failure.value.verification.status == "mismatch"
+
+
+@pytest.mark.parametrize(("mutant", "strategy"), WRONG)
+def test_the_smoke_model_shows_errors_in_bfloat16(monkeypatch, mutant, strategy):
+    """Its random weights must weigh enough for that."""
+    suite = Suite(make_settings("smoke", {"dtype": "bfloat16", "device": "cpu"}))
+    assert suite.run(suite.spec(strategy, 2), timed=False).verification.passed
+    mutate(monkeypatch, mutant)
+
+    with pytest.raises(VerificationError):
+        suite.run(suite.spec(strategy, 2), timed=False)
 
 
 def test_a_timed_round_with_other_tokens_is_a_mismatch(suite, monkeypatch):

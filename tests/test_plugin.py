@@ -174,6 +174,16 @@ def test_bad_input_is_one_usage_error_before_any_rank(arguments, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_a_failing_rank_is_told_once(tmp_path):
+    mutant = {"GPT_PARALLEL_TEST_MUTANT": "raise_on_rank_1_while_loading", "PYTHONPATH": str(ROOT)}
+
+    done = run_pytest("--gpt-preset", "smoke", "-k", "tensor and 2gpu", "-p", "tests.mutants", **mutant)
+
+    assert done.returncode == 1
+    assert done.stdout.count("the weights are off today") == 2 + done.stdout.count("FAILED benchmarks"), done.stdout
+    assert "During handling" not in done.stdout
+
+
 def test_ini_values_are_defaults_that_options_override(tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\ngpt_preset = smoke\ngpt_batch_size = 0\n")
     (tmp_path / "test_mine.py").write_text("def test_mine():\n    pass\n")

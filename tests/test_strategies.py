@@ -43,6 +43,7 @@ def test_full_model_parallel_on_two_devices_is_degenerate():
     assert is_degenerate("full_model_parallel", mesh_for("full_model_parallel", 2))
     assert not is_degenerate("full_model_parallel", mesh_for("full_model_parallel", 4))
     assert not is_degenerate("tensor_data_hybrid", mesh_for("tensor_data_hybrid", 2))
+    assert not is_degenerate("custom", MeshSpec(tp=2)), "degrees of one's own repeat nothing"
 
 
 @pytest.fixture

@@ -1,0 +1,211 @@
+"""One engine in a process of its own, told when to run: `python benchmarks/peers.py ENGINE JOB CHECKPOINT CORE`.
+
+It answers each line on its standard input with a line of JSON: `tokens` with what it generates, `round` with the times
+of one pass over all requests. So several engines can take turns on one core, and each has what it needs in its memory.
+ENGINE `checkpoint` writes the job's model as a Hugging Face directory and ends.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+
+class GptParallel:
+    """The engine of this project on one device, as the main job runs it."""
+
+    def __init__(self, job, checkpoint):
+        from gpt_parallel.engine.events import EventPipe
+        from gpt_parallel.engine.generate import Generator, deal_lanes
+        from gpt_parallel.engine.rank import Rank
+        from gpt_parallel.engine.timeline import Stopwatch
+
+        rank = Rank(job.spec, 0, 0, "", EventPipe(os.open(os.devnull, os.O_WRONLY)))
+        lanes = deal_lanes(job.spec.workload, rank._mesh)
+        self._generator = Generator(rank._model, rank._mesh, rank._collectives, rank._sampler, lanes)
+        self._stopwatch = Stopwatch(rank._device)
+
+    def run(self):
+        from gpt_parallel.engine.rank import _tokens_by_request
+        from gpt_parallel.engine.timeline import consume
+
+        seconds, timelines, events = consume(self._generator.run(), self._stopwatch)
+        return seconds, timelines, lambda: _tokens_by_request(events)
+
+
+class _Batches:
+    """An engine that takes a batch of prompts at a time."""
+
+    def __init__(self, job, checkpoint):
+        workload = job.spec.workload
+        starts = range(0, len(workload.requests), workload.batch_size)
+        self._batches = [workload.requests[start : start + workload.batch_size] for start in starts]
+        self._load(job, checkpoint)
+
+    def run(self):
+        from gpt_parallel.result import BatchTimeline
+
+        timelines, tokens = [], {}
+        begin = time.monotonic()
+        for index, batch in enumerate(self._batches):
+            start, times = time.monotonic(), []
+            generated = self._generate(batch, max(r.max_new_tokens for r in batch), times)
+            timelines.append(BatchTimeline(batch_id=str(index), start_s=start, token_times_s=tuple(times)))
+            for request, row in zip(batch, generated, strict=True):
+                tokens[request.request_id] = row[: request.max_new_tokens]
+        return time.monotonic() - begin, timelines, lambda: tokens
+
+
+class Transformers(_Batches):
+    """`generate` of Hugging Face transformers: eager with a growing cache."""
+
+    cache_implementation = None
+
+    def _load(self, job, checkpoint):
+        import torch
+        from transformers import GPT2LMHeadModel
+
+        self._torch = torch
+        self._device = job.spec.execution.device
+        dtype = getattr(torch, job.spec.execution.dtype)
+        self._model = GPT2LMHeadModel.from_pretrained(checkpoint, dtype=dtype).to(self._device).eval()
+
+    def _generate(self, batch, num_tokens, times):
+        torch, longest = self._torch, max(len(r.prompt_ids) for r in batch)
+        padding = [longest - len(r.prompt_ids) for r in batch]
+        ids = torch.tensor([[0] * pad + list(r.prompt_ids) for pad, r in zip(padding, batch, strict=True)])
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
+
+        def watch(ids, scores, **_):
+            times.append(time.monotonic())
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+        generated = self._model.generate(
+            ids.to(self._device),
+            attention_mask=mask.to(self._device),
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            cache_implementation=self.cache_implementation,
+            stopping_criteria=[watch],
+        )
+        return generated[:, longest:].tolist()
+
+
+class TransformersStatic(Transformers):
+    """The same with a static cache and torch.compile, as transformers advises for GPUs."""
+
+    cache_implementation = "static"
+
+
+class CTranslate2(_Batches):
+    """The C++ engine of OpenNMT, in the same number type."""
+
+    def _load(self, job, checkpoint):
+        import ctranslate2
+
+        converted = checkpoint.parent / "ctranslate2"
+        if not converted.exists():
+            ctranslate2.converters.TransformersConverter(str(checkpoint)).convert(str(converted))
+        execution = job.spec.execution
+        self._generator = ctranslate2.Generator(
+            str(converted),
+            device=execution.device,
+            compute_type=execution.dtype,
+            inter_threads=1,
+            intra_threads=execution.cores_per_rank,
+        )
+
+    def _generate(self, batch, num_tokens, times):
+        seen = {}
+
+        def watch(step):
+            # Called for each row of a batch; the step is over with its last one.
+            seen[step.step] = time.monotonic()
+            return False
+
+        results = self._generator.generate_batch(
+            [[f"t{token}" for token in r.prompt_ids] for r in batch],
+            max_length=num_tokens,
+            min_length=num_tokens,
+            beam_size=1,
+            sampling_topk=1,
+            include_prompt_in_result=False,
+            end_token="t0",
+            callback=watch,
+        )
+        times += [seen[step] for step in sorted(seen)]
+        return [result.sequences_ids[0] for result in results]
+
+
+def write_checkpoint(job, directory):
+    """The job's model for engines that read Hugging Face directories, with a vocabulary of plain names."""
+    from safetensors.torch import save_file
+
+    from gpt_parallel.engine.weights import random_tensor
+
+    shape, seed = job.spec.model.architecture, job.spec.model.seed
+    directory.mkdir(parents=True)
+    tensors = {f"transformer.{name}": random_tensor(name, shape, seed) for name in shape.tensor_shapes}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        **shape.model_dump(),
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    names = {f"t{index}": index for index in range(shape.vocab_size)}
+    (directory / "vocab.json").write_text(json.dumps(names))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+    special = {"tokenizer_class": "GPT2Tokenizer", "unk_token": "t0", "bos_token": "t0", "eos_token": "t0"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(special))
+
+
+ENGINES = {
+    "gpt_parallel": GptParallel,
+    "transformers": Transformers,
+    "transformers static + compile": TransformersStatic,
+    "ctranslate2": CTranslate2,
+}
+
+
+def main(name, job_file, checkpoint, core):
+    if core != "any":
+        os.sched_setaffinity(0, {int(core)})
+    import resource
+
+    import torch
+
+    from gpt_parallel.result import RoundReport
+    from gpt_parallel.spec import Job
+
+    job, checkpoint = Job.model_validate_json(Path(job_file).read_bytes()), Path(checkpoint)
+    torch.set_num_threads(job.spec.execution.cores_per_rank)
+    if name == "checkpoint":
+        write_checkpoint(job, checkpoint)
+        return
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever an engine prints is no answer
+    with torch.inference_mode():
+        engine = ENGINES[name](job, checkpoint)
+        for command in map(str.strip, sys.stdin):
+            seconds, timelines, tokens = engine.run()
+            if command == "tokens":
+                answer = SimpleNamespace(tokens=tokens(), torch=torch.__version__).__dict__
+                print(json.dumps(answer), file=answers, flush=True)
+            else:
+                report = RoundReport(seconds=seconds, timelines=tuple(timelines))
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                print(json.dumps({"round": report.model_dump(), "peak": peak}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
