@@ -28,6 +28,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         device_name=environment.device_names[0],
         backend=spec.execution.backend,
         linear=first.ranks[0].linear,
+        decode=spec.execution.decode,
         model=spec.model.name,
         weights=first.weights_origin,
         dtype=spec.execution.dtype,

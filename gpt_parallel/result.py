@@ -3,9 +3,9 @@
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from gpt_parallel.spec import Frozen, MeshSpec, RunSpec, SpecError
 
@@ -169,16 +169,24 @@ class RunResult(Frozen):
         return self.spec.mesh
 
 
+# Beyond these a saved figure is not a measurement, and what is computed of it would not be finite.
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+PositiveSeconds = Annotated[float, Field(ge=1e-12, le=1e9)]
+Rate = Annotated[float, Field(ge=1e-12, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
+
+
 class LaunchFigures(Frozen):
     """One launch of a case: the independent unit of every comparison. Medians over its rounds."""
 
-    round_seconds: tuple[PositiveFloat, ...]
-    throughput_tok_s: PositiveFloat | None
-    ttft_s: NonNegativeFloat | None
-    itl_s: NonNegativeFloat | None
-    tpot_s: NonNegativeFloat | None
-    latency_s: NonNegativeFloat | None
-    peak_memory_bytes: NonNegativeInt | None
+    round_seconds: tuple[PositiveSeconds, ...]
+    throughput_tok_s: Rate | None
+    ttft_s: Seconds | None
+    itl_s: Seconds | None
+    tpot_s: Seconds | None
+    latency_s: Seconds | None
+    peak_memory_bytes: Count | None
 
 
 OWN_ENGINE = "gpt_parallel"
@@ -196,59 +204,60 @@ class CaseSummary(Frozen):
     schema_version: Literal[1] = 1
     engine: str = OWN_ENGINE
     strategy: str
-    num_gpus: PositiveInt
+    num_gpus: PositiveCount
     mesh: str
-    pp: PositiveInt
-    dp: PositiveInt
-    tp: PositiveInt
+    pp: PositiveCount
+    dp: PositiveCount
+    tp: PositiveCount
     device: str
     device_name: str
     backend: str
     linear: str | None = None
+    decode: str | None = None
     model: str
     weights: str
     dtype: str
     workload: str
     workload_sha256: str
     prompts: str
-    batch_size: PositiveInt
-    num_requests: PositiveInt
-    output_tokens: PositiveInt
-    rounds: NonNegativeInt
-    throughput_tok_s: PositiveFloat | None
-    throughput_per_gpu_tok_s: PositiveFloat | None
-    ttft_s: NonNegativeFloat | None
-    ttft_mean_s: NonNegativeFloat | None
-    ttft_p90_s: NonNegativeFloat | None
-    ttft_p99_s: NonNegativeFloat | None
-    ttft_samples: NonNegativeInt
-    tpot_s: NonNegativeFloat | None
-    tpot_mean_s: NonNegativeFloat | None
-    tpot_p90_s: NonNegativeFloat | None
-    tpot_p99_s: NonNegativeFloat | None
-    tpot_samples: NonNegativeInt
-    latency_s: NonNegativeFloat | None
-    latency_mean_s: NonNegativeFloat | None
-    latency_p90_s: NonNegativeFloat | None
-    latency_p99_s: NonNegativeFloat | None
-    latency_samples: NonNegativeInt
-    itl_s: NonNegativeFloat | None
+    batch_size: PositiveCount
+    num_requests: PositiveCount
+    output_tokens: PositiveCount
+    rounds: Count
+    throughput_tok_s: Rate | None
+    throughput_per_gpu_tok_s: Rate | None
+    ttft_s: Seconds | None
+    ttft_mean_s: Seconds | None
+    ttft_p90_s: Seconds | None
+    ttft_p99_s: Seconds | None
+    ttft_samples: Count
+    tpot_s: Seconds | None
+    tpot_mean_s: Seconds | None
+    tpot_p90_s: Seconds | None
+    tpot_p99_s: Seconds | None
+    tpot_samples: Count
+    latency_s: Seconds | None
+    latency_mean_s: Seconds | None
+    latency_p90_s: Seconds | None
+    latency_p99_s: Seconds | None
+    latency_samples: Count
+    itl_s: Seconds | None
     verified: Literal["exact", "tie", "mismatch", "skipped"]
-    tokens_compared: NonNegativeInt
+    tokens_compared: Count
     oversubscribed: bool
     degenerate: bool
-    max_parameter_bytes: NonNegativeInt
-    max_kv_cache_bytes: NonNegativeInt
-    max_peak_memory_bytes: NonNegativeInt | None
-    peak_memory_bytes_by_rank: tuple[NonNegativeInt | None, ...]
+    max_parameter_bytes: Count
+    max_kv_cache_bytes: Count
+    max_peak_memory_bytes: Count | None
+    peak_memory_bytes_by_rank: tuple[Count | None, ...]
     torch: str
     cpu: str
-    num_cores: PositiveInt
-    cores_per_rank: PositiveInt
+    num_cores: PositiveCount
+    cores_per_rank: PositiveCount
     hostname: str
     git_commit: str | None
     git_dirty: bool | None
-    launches: tuple[LaunchFigures, ...]
+    launches: Annotated[tuple[LaunchFigures, ...], Field(min_length=1)]
 
     @property
     def is_peer(self) -> bool:

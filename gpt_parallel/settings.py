@@ -65,6 +65,9 @@ class Settings(Frozen):
     linear: Literal["auto", "plain", "packed"] = Field(
         "auto", description="CPU products: plain, weights packed by oneDNN, or auto: packed for all but tiny models"
     )
+    decode: Literal["auto", "eager", "graph"] = Field(
+        "auto", description="how tokens are decoded on CUDA: as captured graphs (auto) or one kernel at a time (eager)"
+    )
     cores_per_rank: PositiveInt = Field(1, description="CPU cores each rank is pinned to")
     oversubscribe: bool = Field(
         False, description="let ranks share a GPU where there are more ranks than GPUs (over gloo)"

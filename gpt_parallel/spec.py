@@ -179,6 +179,7 @@ class ExecutionSpec(Frozen):
     dtype: Dtype
     backend: Literal["gloo", "nccl", "shm"]
     linear: Literal["auto", "plain", "packed"] = "auto"
+    decode: Literal["eager", "graph"] = "eager"
     cores_per_rank: PositiveInt = 1
     oversubscribed: bool = False
     warmup: PositiveInt = 1

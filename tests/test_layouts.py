@@ -91,6 +91,29 @@ def test_sampled_run_is_the_single_device_run(sampled, expected, strategy, num_g
     assert {output.request_id: output.tokens for output in result.outputs} != expected
 
 
+MODES = [
+    {"backend": "gloo"},
+    {"linear": "packed"},
+    {"dtype": "bfloat16", "linear": "plain"},
+    {"dtype": "bfloat16", "linear": "packed", "backend": "gloo"},
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: "-".join(mode.values()))
+@pytest.mark.parametrize("sampling", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_every_mode_is_right_and_recorded(workload, expected, mode, sampling):
+    suite = Suite(make_settings("smoke", {**workload, **mode, **sampling}))
+
+    for strategy, num_gpus in (("pure_data_parallel", 1), ("pipeline_data_hybrid", 2), ("full_model_parallel", 4)):
+        result = suite.run(suite.spec(strategy, num_gpus))
+
+        assert result.verification.passed
+        assert {name: getattr(result.spec.execution, name) for name in mode} == mode
+        assert {rank.linear for rank in result.ranks} == {mode.get("linear", "plain")}
+        if not sampling and "dtype" not in mode:
+            assert {output.request_id: output.tokens for output in result.outputs} == expected
+
+
 def check_parameters(result):
     """Together the ranks of a replica hold the model once, but for what is replicated by design."""
     shape, mesh = result.spec.model.architecture, result.spec.mesh
@@ -105,6 +128,11 @@ def check_parameters(result):
         embeddings = mesh.tp * (table + positions) + (table if mesh.pp > 1 else 0)
         final_norm = mesh.tp * 2 * WIDTH
         assert held == 4 * (model + embeddings + final_norm)
+        for stage in range(mesh.pp):
+            sizes = [rank.parameter_bytes for rank in ranks if rank.stage == stage]
+            layers = next(rank.layers[1] - rank.layers[0] for rank in ranks if rank.stage == stage)
+            # A column and its bias, in each layer, and a row of the vocabulary: what does not divide.
+            assert max(sizes) - min(sizes) <= 4 * (layers * (2 * WIDTH + 3 * 16 + 1) + WIDTH)
         assert [rank.num_heads for rank in ranks if rank.stage == 0] == sorted(
             (rank.num_heads for rank in ranks if rank.stage == 0), reverse=True
         )

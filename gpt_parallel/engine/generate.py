@@ -7,12 +7,14 @@ stage samples and returns the token. With pp = 1 this is plain batched generatio
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpt_parallel.engine.collectives import Collectives
+from gpt_parallel.engine.decode_graph import Capture, DecodeGraphs, Result
 from gpt_parallel.engine.gpt2 import GPT2
 from gpt_parallel.engine.kv_cache import KVCache, Step
 from gpt_parallel.engine.mesh import Mesh
@@ -107,6 +109,7 @@ class _Lane:
 
     rows: list[_Rows]
     cache: KVCache
+    graphs: DecodeGraphs | None = None
     current: int = 0
     step: int = 0
     tokens: Tensor | None = None
@@ -127,18 +130,28 @@ class _Lane:
 
 
 class Generator:
-    """One stage's side of generating all batches of a replica."""
+    """One stage's side of generating all batches of a replica; with `capture`, by captured and replayed steps."""
 
     def __init__(
-        self, model: GPT2, mesh: Mesh, collectives: Collectives, sampler: Sampler, lanes: Sequence[Sequence[Batch]]
+        self,
+        model: GPT2,
+        mesh: Mesh,
+        collectives: Collectives,
+        sampler: Sampler,
+        lanes: Sequence[Sequence[Batch]],
+        capture: Capture | None = None,
     ) -> None:
         self._model, self._mesh, self._collectives, self._sampler = model, mesh, collectives, sampler
-        device, limit = model.device, model.shape.n_positions
+        limit = model.shape.n_positions
         self._lanes = [
-            _Lane([_Rows(batch, limit, device) for batch in lane], self._allocate(lane, device)) for lane in lanes
+            _Lane([_Rows(batch, limit, model.device) for batch in lane], self._allocate(lane)) for lane in lanes
         ]
+        if capture is not None:
+            for lane in self._lanes:
+                compute = partial(self._decode, lane.cache, record=True)
+                lane.graphs = DecodeGraphs(compute, capture, lane.cache.num_positions, model.device)
 
-    def _allocate(self, lane: Sequence[Batch], device: torch.device) -> KVCache:
+    def _allocate(self, lane: Sequence[Batch]) -> KVCache:
         shape, part = self._model.shape, self._model.part
         positions = max(batch.prompt_length + batch.num_steps for batch in lane)
         return KVCache(
@@ -148,7 +161,7 @@ class Generator:
             num_positions=min(positions, shape.n_positions),
             head_size=shape.head_size,
             dtype=self._model.dtype,
-            device=device,
+            device=self._model.device,
         )
 
     @property
@@ -167,25 +180,24 @@ class Generator:
             active = [lane for lane in active if not lane.done]
 
     def _step(self, lane: _Lane, record: bool) -> Iterator[Event]:
-        rows, model = lane.rows[lane.current], self._model
-        step = rows.step(lane.step)
-        if self._mesh.is_first_stage:
-            if lane.step == 0:
-                yield Event(rows.batch, 0, None)
-            x = model.embed(self._tokens(lane, rows), step)
-        else:
-            num_tokens = rows.size if step.decode else rows.size * step.window
-            x = self._collectives.receive_forward((num_tokens, model.shape.n_embd), model.dtype)
-        x = model.blocks(x, lane.cache, step)
-        if not self._mesh.is_last_stage:
-            self._collectives.send_forward(x)
+        rows = lane.rows[lane.current]
+        if lane.step == 0 and self._mesh.is_first_stage:
+            yield Event(rows.batch, 0, None)
+        inputs = self._inputs(lane, rows)
+        result = self._prefill(lane, rows, inputs, record) if lane.step == 0 else self._next(lane, rows, inputs, record)
+        if isinstance(result, Tensor):
+            self._collectives.send_forward(result)
             return
-        if not step.decode:
-            x = x.view(rows.size, step.window, -1)[rows.all_rows, rows.lengths - 1]
-        yield Event(rows.batch, lane.step, self._sample(lane, rows, model.head(x), record))
+        lane.tokens = result.tokens
+        if not self._mesh.is_first_stage and lane.step + 1 < rows.batch.num_steps:
+            self._collectives.return_tokens(result.tokens)
+        yield Event(rows.batch, lane.step, result)
 
-    def _tokens(self, lane: _Lane, rows: _Rows) -> Tensor:
-        """What the first stage embeds: prompts [B, T], later the last tokens [B]."""
+    def _inputs(self, lane: _Lane, rows: _Rows) -> Tensor:
+        """What this stage works on: prompts [B, T], later tokens [B]; behind the first stage activations [N, D]."""
+        if not self._mesh.is_first_stage:
+            num_tokens = rows.size if lane.step else rows.size * rows.batch.prompt_length
+            return self._collectives.receive_forward((num_tokens, self._model.shape.n_embd), self._model.dtype)
         if lane.step == 0:
             return rows.prompt
         if not self._mesh.is_last_stage:
@@ -193,12 +205,31 @@ class Generator:
         assert lane.tokens is not None
         return lane.tokens
 
-    def _sample(self, lane: _Lane, rows: _Rows, logits: Tensor, record: bool) -> Choice:
-        if lane.step == 0:
-            lane.state = self._sampler.start(rows.batch.requests)
-        assert lane.state is not None
-        choice = self._sampler.choose(logits, lane.state, lane.step, record=record)
-        lane.tokens = choice.tokens
-        if not self._mesh.is_first_stage and lane.step + 1 < rows.batch.num_steps:
-            self._collectives.return_tokens(choice.tokens)
-        return choice
+    def _prefill(self, lane: _Lane, rows: _Rows, inputs: Tensor, record: bool) -> Result:
+        step = rows.step(0)
+        x = self._blocks(lane.cache, inputs, step)
+        lane.state = self._sampler.start(rows.batch.requests) if self._mesh.is_last_stage else None
+        result: Result = x
+        if lane.state is not None:
+            last = x.view(rows.size, step.window, -1)[rows.all_rows, rows.lengths - 1]
+            result = self._sampler.choose(self._model.head(last), lane.state, 0, record=record)
+        if lane.graphs is not None:
+            lane.graphs.start(rows.lengths, lane.state)
+        return result
+
+    def _next(self, lane: _Lane, rows: _Rows, inputs: Tensor, record: bool) -> Result:
+        if lane.graphs is not None:
+            return lane.graphs.run(inputs, lane.step, rows.batch.prompt_length).clone()
+        return self._decode(lane.cache, inputs, rows.step(lane.step), lane.state, lane.step, record=record)
+
+    def _decode(
+        self, cache: KVCache, inputs: Tensor, step: Step, state: RowState | None, number: int | Tensor, *, record: bool
+    ) -> Result:
+        x = self._blocks(cache, inputs, step)
+        if state is None:
+            return x
+        return self._sampler.choose(self._model.head(x), state, number, record=record)
+
+    def _blocks(self, cache: KVCache, inputs: Tensor, step: Step) -> Tensor:
+        x = self._model.embed(inputs, step) if self._mesh.is_first_stage else inputs
+        return self._model.blocks(x, cache, step)

@@ -52,6 +52,10 @@ class KVCache:
         self._data = torch.zeros(shape, dtype=dtype, device=device)
 
     @property
+    def num_positions(self) -> int:
+        return self._data.shape[4]
+
+    @property
     def num_bytes(self) -> int:
         return self._data.nbytes
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from gpt_parallel.engine.collectives import connect
+from gpt_parallel.engine.decode_graph import cuda_graph
 from gpt_parallel.engine.events import EventPipe
 from gpt_parallel.engine.generate import Event, Generator, deal_lanes
 from gpt_parallel.engine.gpt2 import GPT2, Part
@@ -73,9 +74,9 @@ class Rank:
     def generate(self) -> RankReport:
         """The recorded pass, the warm-up passes and the timed rounds."""
         execution = self._spec.execution
-        generator = Generator(
-            self._model, self._mesh, self._collectives, self._sampler, deal_lanes(self._spec.workload, self._mesh)
-        )
+        lanes = deal_lanes(self._spec.workload, self._mesh)
+        capture = cuda_graph(torch.cuda.graph_pool_handle()) if execution.decode == "graph" else None
+        generator = Generator(self._model, self._mesh, self._collectives, self._sampler, lanes, capture)
         stopwatch = Stopwatch(self._device)
         with self._phase("generate for verification"):
             self._collectives.barrier()
@@ -88,7 +89,9 @@ class Rank:
                 consume(generator.run(), stopwatch)
         rounds = [self._round(index, generator, stopwatch, records) for index in range(execution.rounds)]
         is_speaker = self._mesh.is_last_stage and self._mesh.shard == 0
-        return self._report(rounds=rounds, records=records if is_speaker else [], cache_bytes=generator.cache_bytes)
+        cache_bytes = generator.cache_bytes
+        del generator  # captured graphs must go before the communicators they call
+        return self._report(rounds=rounds, records=records if is_speaker else [], cache_bytes=cache_bytes)
 
     def _round(
         self, index: int, generator: Generator, stopwatch: Stopwatch, records: Sequence[TokenRecord]

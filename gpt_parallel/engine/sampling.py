@@ -26,6 +26,9 @@ class Choice(NamedTuple):
     logprobs: Tensor | None = None
     scales: Tensor | None = None
 
+    def clone(self) -> "Choice":
+        return self._replace(**{name: value.clone() for name, value in self._asdict().items() if value is not None})
+
 
 @dataclass
 class RowState:
@@ -37,6 +40,14 @@ class RowState:
     keys: Tensor | None
     lengths: Tensor | None
     seen: Tensor | None
+
+    def clone(self) -> "RowState":
+        return RowState(*(None if value is None else value.clone() for value in (self.keys, self.lengths, self.seen)))
+
+    def copy_(self, other: "RowState") -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                value.copy_(getattr(other, name))
 
 
 class Sampler:
@@ -82,7 +93,7 @@ class Sampler:
             columns = torch.where(inside, tokens - self._working.start, len(self._working))
             state.seen[row, columns] = True
 
-    def choose(self, logits: Tensor, state: RowState, step: int, *, record: bool = False) -> Choice:
+    def choose(self, logits: Tensor, state: RowState, step: int | Tensor, *, record: bool = False) -> Choice:
         """logits [B, local vocabulary] of new token number `step` → chosen tokens, the same on every shard."""
         if self._sampling.filters:
             logits = self._gather_vocabulary(logits)
@@ -95,7 +106,7 @@ class Sampler:
             self._mark(state, torch.arange(len(logits), device=self._device), choice.tokens)
         return choice
 
-    def _add_noise(self, scores: Tensor, state: RowState, step: int) -> Tensor:
+    def _add_noise(self, scores: Tensor, state: RowState, step: int | Tensor) -> Tensor:
         if state.keys is None or state.lengths is None:
             return scores
         return scores + gumbel_noise(state.keys, state.lengths + step, self._ids)

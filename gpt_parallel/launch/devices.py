@@ -129,6 +129,7 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
         dtype=_resolve_dtype(settings, device),
         backend=_resolve_backend(settings, device, crowded),
         linear=settings.linear,
+        decode=_resolve_decode(settings, device, crowded),
         cores_per_rank=settings.cores_per_rank,
         oversubscribed=crowded,
         warmup=settings.warmup,
@@ -148,6 +149,16 @@ def _resolve_backend(settings: Settings, device: str, crowded: bool) -> Literal[
     if settings.backend == "shm" and not can_share:
         raise SpecError("backend 'shm' needs CPU ranks on x86-64 Linux; use backend 'auto' or 'gloo'")
     return settings.backend
+
+
+def _resolve_decode(settings: Settings, device: str, crowded: bool) -> Literal["eager", "graph"]:
+    """Graphs hold whatever runs on the device alone; ranks that share one talk over the host."""
+    possible = device == "cuda" and not crowded and settings.backend != "gloo"
+    if settings.decode == "auto":
+        return "graph" if possible else "eager"
+    if settings.decode == "graph" and not possible:
+        raise SpecError("decode 'graph' needs one CUDA GPU per rank and backend 'nccl'; use decode 'auto' or 'eager'")
+    return settings.decode
 
 
 def _resolve_dtype(settings: Settings, device: str) -> Dtype:

@@ -15,12 +15,12 @@ from gpt_parallel.engine.rank import _tokens_by_request
 from gpt_parallel.engine.sampling import Sampler
 from gpt_parallel.engine.tensor_parallel import shard_of
 from gpt_parallel.engine.weights import load
-from gpt_parallel.spec import MeshSpec, ModelSpec, Request, WorkloadSpec
+from gpt_parallel.spec import MeshSpec, ModelSpec, Request, SamplingSpec, WorkloadSpec
 
 CPU = torch.device("cpu")
 
 
-def generate_here(directory, requests, batch_size, linear="plain"):
+def generate_here(directory, requests, batch_size, linear="plain", capture=None, sampling=None):
     """Tokens by request id, from our engine in this process."""
     architecture = read_architecture(directory)
     checkpoint = inspect_checkpoint(directory, architecture)
@@ -35,13 +35,13 @@ def generate_here(directory, requests, batch_size, linear="plain"):
     )
     mesh = Mesh(MeshSpec(), 0)
     collectives = Collectives(mesh, None)
-    workload = WorkloadSpec(requests=requests, batch_size=batch_size)
+    workload = WorkloadSpec(requests=requests, batch_size=batch_size, sampling=sampling or SamplingSpec())
     with torch.inference_mode():
         load(model, spec, shard_of(architecture, 1, 0))
         if linear == "packed":
             model.pack()
         sampler = Sampler(workload.sampling, architecture, range(architecture.vocab_size), collectives, 1, CPU)
-        events = Generator(model, mesh, collectives, sampler, deal_lanes(workload, mesh)).run()
+        events = Generator(model, mesh, collectives, sampler, deal_lanes(workload, mesh), capture).run()
         return _tokens_by_request([event for event in events if event.choice is not None])
 
 

@@ -44,6 +44,31 @@ def test_gpus_are_used_where_there_are_any(gpus):
     assert not execution.oversubscribed
 
 
+def test_ranks_of_one_x86_host_share_memory(gpus, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert devices.resolve_execution(smoke(device="cpu"), 2).backend == "shm"
+    assert devices.resolve_execution(smoke(device="cpu", backend="gloo"), 2).backend == "gloo"
+    gpus((9, 0))
+    with pytest.raises(SpecError, match="backend 'shm' needs CPU ranks on x86-64 Linux"):
+        devices.resolve_execution(smoke(backend="shm"), 1)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert devices.resolve_execution(smoke(device="cpu"), 2).backend == "gloo"
+    with pytest.raises(SpecError, match="backend 'shm' needs CPU ranks on x86-64 Linux"):
+        devices.resolve_execution(smoke(device="cpu", backend="shm"), 2)
+
+
+def test_gpus_decode_by_graphs_where_nothing_passes_through_the_host(gpus):
+    gpus((9, 0), (9, 0))
+
+    assert devices.resolve_execution(smoke(), 2).decode == "graph"
+    assert devices.resolve_execution(smoke(decode="eager"), 2).decode == "eager"
+    assert devices.resolve_execution(smoke(oversubscribe=True), 4).decode == "eager"
+    assert devices.resolve_execution(smoke(backend="gloo"), 2).decode == "eager"
+    assert devices.resolve_execution(smoke(device="cpu"), 2).decode == "eager"
+    with pytest.raises(SpecError, match="decode 'graph' needs one CUDA GPU per rank"):
+        devices.resolve_execution(smoke(device="cpu", decode="graph"), 1)
+
+
 def test_older_gpus_take_float16(gpus):
     gpus((9, 0), (7, 5))
 

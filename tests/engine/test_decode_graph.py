@@ -1,0 +1,41 @@
+"""Decode steps over tensors that stay in place. Without a GPU a captured step is simply called again."""
+
+import random
+
+import pytest
+
+from gpt_parallel.engine import decode_graph
+from gpt_parallel.spec import Request, SamplingSpec
+from tests.engine.test_parity import generate_here
+
+SAMPLINGS = [
+    SamplingSpec(),
+    SamplingSpec(temperature=0.9, seed=4),
+    SamplingSpec(temperature=0.8, top_k=30, top_p=0.9, repetition_penalty=1.3, seed=5),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled", "filtered"])
+@pytest.mark.parametrize("equal_lengths", [True, False])
+def test_captured_steps_generate_the_same_tokens(tiny_checkpoint, monkeypatch, sampling, equal_lengths):
+    monkeypatch.setattr(decode_graph, "BUCKET", 8)
+    directory = tiny_checkpoint(n_layer=2, n_head=3, head_size=8, vocab_size=97, n_positions=48)
+    choose = random.Random(1)
+    requests = tuple(
+        Request(
+            request_id=index,
+            prompt_ids=tuple(choose.randrange(97) for _ in range(12 if equal_lengths else choose.randint(2, 20))),
+            max_new_tokens=17,
+        )
+        for index in range(5)
+    )
+    captured = []
+
+    def call_again(call):
+        captured.append(call)
+        return call
+
+    own = generate_here(directory, requests, 2, capture=call_again, sampling=sampling)
+
+    assert own == generate_here(directory, requests, 2, sampling=sampling)
+    assert 4 <= len(captured) <= 8, "one for each number of rows (2 and 1) and bucket, kept for later batches"
