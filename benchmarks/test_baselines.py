@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from gpt_parallel.result import RankReport, RoundReport
+from gpt_parallel.launch.fork_server import server_environment
+from gpt_parallel.result import OWN_ENGINE, RankReport, RoundReport
 from gpt_parallel.spec import Job, JobKind
 
 PEERS = Path(__file__).with_name("peers.py")
 ENGINES = {"gpt_parallel": "torch", "transformers": "transformers", "ctranslate2": "ctranslate2"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 NUM_ROUNDS = 7
 
 
@@ -32,7 +34,7 @@ class Engine:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(PEERS), name, str(job_file), str(checkpoint), core],
-                env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                env={**(server_environment() if name == OWN_ENGINE else os.environ), **ENVIRONMENT},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
