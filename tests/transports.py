@@ -6,6 +6,7 @@ Each prints what it found as JSON. `run_ranks` starts them all and returns it.
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -56,13 +57,14 @@ def values(torch, index, rank, size, dtype):
     return ((torch.arange(size) + index) % 5 + rank).to(getattr(torch, dtype))
 
 
-def mixed(torch, transport, mesh, count, seed):
+def mixed(torch, transport, mesh, count, seed, before=lambda index: None):
     """Random operations and sizes, every result checked; sums of random floats must be equal to the bit."""
     choose = random.Random(seed)
     noise = torch.Generator().manual_seed(mesh.rank)
     group = mesh.tensor_group()
     digest = 0
     for index in range(count):
+        before(index)
         size, dtype = int(10 ** choose.uniform(0, 3 if choose.random() < 0.999 else 5.6)), choose.choice(KINDS)
         operation = choose.choice(
             ("sum", "sum", "gather", "noise", "hop", "barrier") if len(group) > 1 else ("hop", "barrier")
@@ -126,6 +128,19 @@ def _median_s(operation, transport, count, repeats=9):
             operation()
         samples.append((time.perf_counter() - begin) / count)
     return sorted(samples)[repeats // 2]
+
+
+def die(torch, transport, mesh, count, seed):
+    """The same, but some rank is killed before some operation."""
+    choose = random.Random(seed)
+    victim, fatal = choose.randrange(mesh.sizes.size), choose.randrange(count)
+
+    def kill(index):
+        if (mesh.rank, index) == (victim, fatal):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    mixed(torch, transport, mesh, count + 100, seed, kill)
+    return {}
 
 
 def leave(torch, transport, mesh, count, seed):

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,8 +41,23 @@ def test_a_killed_peer_is_noticed_within_two_seconds(tmp_path):
     assert delay_s < 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whichever_rank_is_killed_whenever_the_others_end(tmp_path, seed):
+    ranks = start_ranks("die", "shm", 2, 2, tmp_path, 400, seed)
+    try:
+        errors = [rank.communicate(timeout=60)[1] for rank in ranks]
+    finally:
+        stop_ranks(ranks)
+
+    assert sorted(rank.returncode for rank in ranks) == [-signal.SIGKILL, 1, 1, 1]
+    assert [error.strip().splitlines()[-1].split(":")[0] for error in errors if error] == [
+        "gpt_parallel.engine.events.LostPeerError"
+    ] * 3
+
+
 def test_the_segment_has_no_name_that_could_be_left_behind(tmp_path):
     run_ranks("mixed", "shm", 1, 2, tmp_path, 10)
 
     (word,) = tmp_path.iterdir()
+    assert not list(Path("/dev/shm").glob("*gpt_parallel*"))
     assert word.read_text().startswith("/proc/"), "an open file of a rank, gone with it"
