@@ -1,27 +1,33 @@
 """Measures two git commits side by side: fresh launches in the order A B B A …, judged block by block.
 
 Neighbours in time share the machine's mood, so each block's A and B are compared with each other and with nothing else.
-The rule is fixed beforehand: after the asked number of blocks every case is judged; while any is inconclusive as many
-blocks again are measured, at most twice. The error rate is shared out over these looks (Bonferroni) and cases (Holm).
+The rule is fixed beforehand: after the asked number of blocks every case is judged. While none FAILs or is an ERROR and
+at least one is INCONCLUSIVE, as many blocks again are measured and all are judged anew, at most twice. The error rate
+is shared out over these looks (Bonferroni) and cases (Holm).
 """
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_parallel.report.gate import ALPHA, CaseVerdict, GateResult, Rules, Verdict, why_not_comparable
+from gpt_parallel.report.comparable import differences, why_not_comparable
+from gpt_parallel.report.gate import ALPHA, to_be_told
 from gpt_parallel.report.load import SavedRun, load_run
-from gpt_parallel.report.statistics import holm, paired
+from gpt_parallel.report.statistics import Effect, holm, paired, pairs_needed
+from gpt_parallel.report.verdicts import CaseVerdict, GateResult, Rules, Verdict
 from gpt_parallel.spec import SpecError
+from gpt_parallel.worktrees import ROOM_PREFIX, find_commit, find_repository, remove_leftovers, worktree
 
 MAX_LOOKS = 3
 Say = Callable[[str], None]
+_STOP_WAIT_S = 10
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class Block:
     base: SavedRun
     head: SavedRun
 
+    @property
+    def sides(self) -> tuple[tuple[str, SavedRun], tuple[str, SavedRun]]:
+        return ("base", self.base), ("head", self.head)
+
 
 def run_ab(
     base_ref: str, head_ref: str, arguments: Sequence[str], *, num_blocks: int, threshold: float, say: Say
@@ -38,15 +48,13 @@ def run_ab(
     """Measure and judge. Raises SpecError if a commit, git or a benchmark run fails; worktrees are always removed."""
     if num_blocks < 3:
         raise SpecError(f"--blocks {num_blocks}: at least 3 are needed to judge")
-    repository = _git(Path.cwd(), "rev-parse", "--show-toplevel")
-    _git(Path(repository), "worktree", "prune")  # what a killed run may have left behind
+    repository = find_repository()
+    commits = {"base": find_commit(repository, base_ref), "head": find_commit(repository, head_ref)}
+    remove_leftovers(repository)
     rules = Rules(threshold=threshold)
     with ExitStack() as stack:
-        room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpt_parallel-ab-")))
-        trees = [
-            stack.enter_context(_worktree(Path(repository), ref, room / name))
-            for name, ref in (("base", base_ref), ("head", head_ref))
-        ]
+        room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=ROOM_PREFIX)))
+        trees = [stack.enter_context(worktree(repository, commit, room / name)) for name, commit in commits.items()]
         blocks: list[Block] = []
         for look in range(MAX_LOOKS):
             for _ in range(num_blocks):
@@ -61,48 +69,70 @@ def run_ab(
 
 def judge(blocks: Sequence[Block], rules: Rules) -> GateResult:
     """Every case over its blocks' paired log-ratios of throughput, at one of `MAX_LOOKS` looks."""
-    alpha = ALPHA / MAX_LOOKS
     result = GateResult(rules)
-    names = list(
-        dict.fromkeys(case.fullname for block in blocks for run in (block.base, block.head) for case in run.cases)
-    )
+    failed = _failures(blocks)
+    for name, reason in failed.items():
+        result.add_error(name, reason)
     effects = {}
-    for name in names:
-        ratios = _log_ratios(blocks, name)
-        if isinstance(ratios, str):
-            result.verdicts.append(CaseVerdict(name, Verdict.ERROR, ratios))
-        else:
-            effects[name] = paired(ratios)
-    if not names:
-        result.verdicts.append(CaseVerdict("all cases", Verdict.ERROR, "no benchmark ran"))
-    limit = math.log1p(rules.threshold)
-    for (name, effect), p_value in zip(effects.items(), holm([e.p_above() for e in effects.values()]), strict=True):
-        count = len(blocks)
-        if effect.log_ratio > limit and p_value <= alpha:
-            kind, reason = Verdict.FAIL, f"slower by more than {rules.threshold:.1%}, p = {p_value:.2g}"
-        elif effect.upper_bound(alpha) <= limit:
-            kind, reason = Verdict.PASS, f"a slowdown beyond {rules.threshold:.1%} is ruled out"
-        else:
-            kind, reason = Verdict.INCONCLUSIVE, f"not told apart from {rules.threshold:.1%} in {count} blocks"
-        result.verdicts.append(CaseVerdict(name, kind, reason, effect.ratio - 1, p_value, (count, count)))
+    for fullname, name in _names(blocks).items():
+        ratios = _log_ratios(blocks, fullname, result)
+        if not isinstance(ratios, str):
+            effects[fullname] = paired(ratios)
+        elif name not in failed:
+            result.add_error(fullname, ratios)
+    adjusted = holm([effect.p_above() for effect in effects.values()])
+    for (fullname, effect), p_value in zip(effects.items(), adjusted, strict=True):
+        kind, reason = _judge(effect, p_value, len(blocks), len(effects), rules.threshold)
+        counts = (len(blocks), len(blocks))
+        result.verdicts.append(CaseVerdict(fullname, kind, reason, effect.ratio - 1, p_value, counts))
+    if not result.verdicts:
+        result.add_error("all cases", "no benchmark ran")
     return result
 
 
-def _log_ratios(blocks: Sequence[Block], name: str) -> list[float] | str:
+def _names(blocks: Sequence[Block]) -> dict[str, str]:
+    """All cases of all blocks: full names to names."""
+    return {case.fullname: case.name for block in blocks for _, run in block.sides for case in run.cases}
+
+
+def _failures(blocks: Sequence[Block]) -> dict[str, str]:
+    """Every case that failed at either commit, with or without a timing elsewhere: where it first did, and why."""
+    reasons: dict[str, str] = {}
+    for number, block in enumerate(blocks, start=1):
+        for side, run in block.sides:
+            for name, reason in run.failed.items():
+                reasons.setdefault(name, f"failed at {side} in block {number}: {reason}")
+    return reasons
+
+
+def _judge(effect: Effect, p_value: float, num_blocks: int, num_cases: int, threshold: float) -> tuple[Verdict, str]:
+    alpha, limit = ALPHA / MAX_LOOKS, math.log1p(threshold)
+    if effect.log_ratio > limit and p_value <= alpha:
+        return Verdict.FAIL, f"slower by more than {threshold:.1%}, p = {p_value:.2g}"
+    if effect.upper_bound(alpha) <= limit:
+        return Verdict.PASS, f"a slowdown beyond {threshold:.1%} is ruled out"
+    deviation = (effect.standard_error or 0.0) * math.sqrt(num_blocks)
+    needed = pairs_needed(deviation, *to_be_told(effect, limit, alpha, num_cases))
+    more = f"about {max(needed, num_blocks + 1)} blocks" if needed else "more blocks than is reasonable"
+    return Verdict.INCONCLUSIVE, f"spread {deviation:.1%} between blocks: {more} would tell"
+
+
+def _log_ratios(blocks: Sequence[Block], fullname: str, result: GateResult) -> list[float] | str:
     """log(time at head ÷ time at base) of each block, or why there is none."""
     ratios = []
     for number, block in enumerate(blocks, start=1):
-        sides = []
-        for side, run in (("base", block.base), ("head", block.head)):
-            case = next((case for case in run.cases if case.fullname == name), None)
+        cases = []
+        for side, run in block.sides:
+            case = next((case for case in run.cases if case.fullname == fullname), None)
             if case is None:
-                why = next((entry.reason for entry in run.not_run if entry.case in name), "it did not run")
-                return f"missing at {side} in block {number}: {why}"
-            sides.append(case)
-        problem = why_not_comparable(sides[0].summary, sides[1].summary)
+                why = next((entry.reason for entry in run.not_run if fullname.endswith(f"::{entry.case}")), "")
+                return f"missing at {side} in block {number}: {why or 'it did not run'}"
+            cases.append(case)
+        problem = why_not_comparable(cases[0].summary, cases[1].summary)
         if problem:
             return f"block {number}: {problem}"
-        ratios.append(math.log(sides[1].stats.median / sides[0].stats.median))
+        result.add_notes(differences(cases[0].summary, cases[1].summary))
+        ratios.append(math.log(cases[1].stats.median / cases[0].stats.median))
     return ratios
 
 
@@ -128,12 +158,13 @@ def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once: a second would cut its cleaning up
+        preexec_fn=_heed_interrupts,
     )
     try:
         printed, _ = process.communicate()
     except BaseException:
-        process.terminate()  # pytest ends its ranks as it goes; the kernel ends them if it cannot
-        process.wait()
+        _stop(process)
         raise
     if process.returncode not in (0, 1) or not output.is_file():
         tail = "\n".join(f"  {line}" for line in printed.strip().splitlines()[-15:])
@@ -141,25 +172,17 @@ def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
     return load_run(output)
 
 
-@contextmanager
-def _worktree(repository: Path, ref: str, path: Path) -> Iterator[Path]:
-    """A commit checked out beside the working tree, which is not touched."""
-    commit = _git(repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", what=f"commit {ref!r}")
-    _git(repository, "worktree", "add", "--detach", "--quiet", str(path), commit)
+def _heed_interrupts() -> None:
+    """A shell's background job ignores Ctrl-C, and so would its children ignore ours."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """As Ctrl-C would, so that pytest stops its ranks and removes what they wrote; by force where it does not."""
+    process.send_signal(signal.SIGINT)
     try:
-        yield path
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_STOP_WAIT_S)
     finally:
-        _git(repository, "worktree", "remove", "--force", str(path))
-
-
-def _git(directory: Path, *arguments: str, what: str | None = None) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True, timeout=120
-        )
-    except FileNotFoundError as error:
-        raise SpecError("git is not installed") from error
-    except subprocess.SubprocessError as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip()
-        raise SpecError(f"{what or 'git ' + arguments[0]}: {reason or 'no such commit'}") from error
-    return done.stdout.strip()
+        process.kill()
+        process.wait()

@@ -4,10 +4,11 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 from gpt_parallel import __version__
-from gpt_parallel.launch.devices import available_cores, cpu_name
+from gpt_parallel.launch.devices import available_cores, cpu_name, cuda_devices
 from gpt_parallel.result import Environment, RankReport
 
 
@@ -27,6 +28,20 @@ def describe_environment(ranks: Sequence[RankReport]) -> Environment:
     )
 
 
+def describe_machine() -> dict[str, str]:
+    """What must not change while figures for one table are measured: machine, torch and code."""
+    commit, dirty = _git_state()
+    return {
+        "hostname": platform.node(),
+        "processor": cpu_name(),
+        "cores": str(len(available_cores())),
+        "gpus": ", ".join(gpu.name for gpu in cuda_devices()),
+        "torch": version("torch"),
+        "gpt_parallel": __version__,
+        "commit": f"{commit or ''}{' with changes' if dirty else ''}",
+    }
+
+
 @lru_cache(maxsize=1)
 def _git_state() -> tuple[str | None, bool | None]:
     """Commit and dirty flag of the checkout this package runs from; None for an installed copy."""
@@ -35,6 +50,11 @@ def _git_state() -> tuple[str | None, bool | None]:
         return None, None
     status = _git(here, "status", "--porcelain", "--untracked-files=no")
     return _git(here, "rev-parse", "HEAD"), None if status is None else bool(status)
+
+
+def git_branch() -> str | None:
+    """The branch of that checkout; None if there is none, or no branch."""
+    return _git(Path(__file__).parent, "symbolic-ref", "--short", "--quiet", "HEAD")
 
 
 def _git(directory: Path, *arguments: str) -> str | None:

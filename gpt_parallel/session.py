@@ -9,6 +9,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from gpt_parallel import __version__
+from gpt_parallel.environment import git_branch
 from gpt_parallel.result import CaseSummary, write_atomically
 
 FILE_NAME = "benchmarks.json"
@@ -59,7 +60,11 @@ class SessionRecord:
                 "machine": platform.machine(),
                 "cpu": {"brand_raw": last.cpu, "count": last.num_cores},
             },
-            "commit_info": {"id": last.git_commit, "dirty": last.git_dirty},
+            "commit_info": {
+                "id": last.git_commit,
+                "branch": git_branch() if last.git_commit else None,
+                "dirty": last.git_dirty,
+            },
             "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "version": f"gpt_parallel {__version__}",
             "benchmarks": [benchmark for _, benchmark in self._rows.values() if benchmark],

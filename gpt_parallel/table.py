@@ -11,22 +11,30 @@ from gpt_parallel.result import CaseSummary
 from gpt_parallel.text import plain
 
 _OVERSUBSCRIBED, _DEGENERATE = "*", "†"
-_WORDS = ("case", "run", "strategy", "mesh", "verified")  # headings of columns that hold words
+# Headings of columns that hold words.
+_WORDS = ("case", "run", "commit", "branch", "machine", "strategy", "mesh", "verified")
 _WIDE = 1000  # a table takes only what it needs
 
 
 def render_table(cases: Sequence[CaseSummary]) -> str:
     """One row per case with speed-up and efficiency over the one-device case, and what the figures hold for."""
-    single = single_device_throughput(cases)
+    single = {case.workload_sha256: case.throughput_tok_s for case in reversed(cases) if _is_single(case)}
     headings = ("strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified")
-    return "\n".join(["", text_table(headings, [_row(case, single) for case in cases]), "", *captions(cases)])
+    return "\n".join(
+        [
+            "",
+            text_table(headings, [_row(case, single.get(case.workload_sha256)) for case in cases]),
+            "",
+            *captions(cases),
+        ]
+    )
 
 
-def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], is_narrow: bool = False) -> str:
     """Rows under their headings, words to the left and numbers to the right; nothing is ever cut."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=not is_narrow, padding=(0, 1, 0, 0 if is_narrow else 1))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True, vertical="bottom")
     for row in rows:
         table.add_row(*map(plain, row))
     output = io.StringIO()
@@ -36,7 +44,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _row(case: CaseSummary, single: float | None) -> list[str]:
-    speedup = case.throughput_tok_s / single if case.throughput_tok_s and single else None
+    speedup = case.throughput_tok_s / single if case.throughput_tok_s and single and not case.is_peer else None
     marks = _OVERSUBSCRIBED * case.oversubscribed + _DEGENERATE * case.degenerate
     return [
         case.strategy,
@@ -52,7 +60,12 @@ def _row(case: CaseSummary, single: float | None) -> list[str]:
 
 
 def milliseconds(seconds: float | None) -> str:
-    return _number(seconds * 1000 if seconds is not None else None, ".4g", " ms")
+    return "–" if seconds is None else f"{four_digits(seconds * 1000)} ms"
+
+
+def four_digits(value: float) -> str:
+    """Four of them, or all before the point; never an exponent for a large number."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -61,7 +74,11 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 def single_device_throughput(cases: Sequence[CaseSummary]) -> float | None:
     """Tokens per second of the one-device case, what speed-up is measured against."""
-    return next((case.throughput_tok_s for case in cases if case.num_gpus == 1), None)
+    return next((case.throughput_tok_s for case in cases if _is_single(case)), None)
+
+
+def _is_single(case: CaseSummary) -> bool:
+    return case.num_gpus == 1 and not case.is_peer
 
 
 def _count(number: int, noun: str) -> str:
@@ -79,8 +96,9 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
     if case.rounds:
         timing = f"median of {_count(case.rounds // num_launches, 'round')}"
         timing += f" in each of {num_launches} launches" if num_launches > 1 else ""
+    works = (f"{c.model}, weights: {c.weights}, {c.dtype}; {c.workload}; {c.prompts}" for c in cases)
     lines = [
-        f"{case.model}, weights: {case.weights}, {case.dtype}; {case.workload}; {case.prompts}",
+        *dict.fromkeys(works),
         f"{where}; torch {case.torch}, {case.backend}; {timing}",
     ]
     if case.num_gpus > 1 and case.rounds and single_device_throughput(cases) is None:

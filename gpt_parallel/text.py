@@ -3,18 +3,27 @@
 import html
 import re
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Controls, line separators, direction overrides, and what neither UTF-8 nor XML can hold.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _MARKDOWN = re.compile(r"([\\`*\[\]|#~!$])")
+# GitHub makes links of bare addresses and notifies whom an @ names; an invisible space inside keeps it from both.
+_LINKS = re.compile(r"(?<=@)|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 
 
 def plain(value: object) -> str:
     """One line without control characters: no ANSI sequence or direction override reaches a terminal."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", str(value))
+
+
+def plain_lines(value: object) -> str:
+    """The same for a text that may have several lines."""
+    return "\n".join(map(plain, str(value).split("\n")))
 
 
 def markdown(value: object) -> str:
     """Text that is inert in a Markdown table cell."""
-    return _MARKDOWN.sub(r"\\\1", html.escape(plain(value), quote=False))
+    escaped = _MARKDOWN.sub(r"\\\1", html.escape(plain(value), quote=False))
+    return _LINKS.sub("\N{ZERO WIDTH SPACE}", escaped)
 
 
 def csv_cell(value: object) -> str:

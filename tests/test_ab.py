@@ -1,16 +1,23 @@
 """Two commits side by side. The commits are of a small repository whose one case takes as long as it says."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
+import time
+from itertools import cycle
 from pathlib import Path
+from statistics import stdev
 
 import pytest
+from typer.testing import CliRunner
 
+from gpt_parallel import ab, worktrees
 from gpt_parallel.ab import Block, judge
-from gpt_parallel.report.gate import Rules, Verdict
+from gpt_parallel.cli import app
 from gpt_parallel.report.load import load_run
+from gpt_parallel.report.verdicts import Rules, Verdict
 from tests.factories import bench, document, stats, summary
 from tests.processes import environment
 
@@ -32,11 +39,18 @@ def test_case(benchmark):
     benchmark.pedantic(lambda: None, rounds=3)
 """
 HANGING = """
-import signal
+import pathlib, signal, sys, tempfile
+import pytest
 
-def test_case(benchmark):
-    print("waiting", flush=True)
-    signal.pause()
+@pytest.mark.parametrize("run", [0])
+def test_case(benchmark, run):
+    with tempfile.TemporaryDirectory():  # as a launch has one
+        here = pathlib.Path(__file__).parent
+        (here.parent / "waiting").touch()  # beside the worktree
+        try:
+            signal.pause()
+        finally:
+            (pathlib.Path(tempfile.gettempdir()).parent / "cleaned").touch()
 """
 
 
@@ -121,7 +135,9 @@ def test_a_case_that_does_not_run_at_one_commit_is_no_pass(repository):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("base", "nowhere"), "nowhere"),
+        (("base", "nowhere"), "error: no such commit 'nowhere'\n"),
+        (("nowhere", "base"), "error: no such commit 'nowhere'\n"),
+        (("base", "slow", "--threshold", "5"), "must be a percentage"),
         (("base", "slow", "--blocks", "2"), "at least 3"),
         (("base", "slow", "--threshold", "slowly"), "must be a percentage"),
         (("base", "slow", "--", "absent.py"), "pytest ended with code 4"),
@@ -143,35 +159,184 @@ def test_outside_a_repository_is_said(tmp_path):
     assert "not a git repository" in done.stderr
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_removes_the_worktrees(signal_number, repository, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
+@pytest.mark.parametrize(
+    ("signal_number", "at_start"),
+    [
+        (signal.SIGINT, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+        pytest.param(signal.SIGTERM, signal.SIG_IGN, id="background job"),
+    ],
+)
+def test_ctrl_c_removes_the_worktrees_and_what_the_launch_wrote(
+    signal_number, at_start, repository, tmp_path, monkeypatch
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with subprocess.Popen(
-        [*command("hangs", "base"), "--", "test_case.py", "-s"], cwd=repository, stderr=subprocess.PIPE, text=True
+        [*command("hangs", "base"), "--", "test_case.py", "-s"],
+        cwd=repository,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, at_start),
     ) as process:
-        assert process.stderr.readline().startswith("[1/6] base")
-        process.send_signal(signal_number)
+        try:
+            assert process.stderr.readline().startswith("[1/6] base")
+            wait_for(lambda: list(temporary.glob("gpt_parallel-ab-*/waiting")))
+            process.send_signal(signal_number)
+            process.wait(60)
+        finally:
+            process.kill()
         rest = process.stderr.read()
 
     assert process.returncode == 130
     assert "interrupted" in rest
+    assert (tmp_path / "cleaned").exists(), "pytest had its time to leave in order"
     assert untouched(repository)
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
-def blocks(tmp_path, ratios, **changes):
-    """Blocks whose head is so many times slower."""
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_launch_that_ignores_ctrl_c_is_killed(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(ab, "_STOP_WAIT_S", 0.2)
+    deaf = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        ab._stop(process)
+
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_ctrl_c_while_git_makes_the_worktree_leaves_none(repository, tmp_path, monkeypatch):
+    """Killed in the middle, git leaves a registration that is locked, and perhaps half a directory."""
+    run_git = worktrees._git
+
+    def interrupted(directory, *arguments):
+        printed = run_git(directory, *arguments)
+        if arguments[:2] == ("worktree", "add"):
+            (tree,) = tmp_path.glob("temporary/*/base")
+            (tree / ".git").unlink()
+            (repository / ".git/worktrees/base/locked").write_text("initializing")
+            raise KeyboardInterrupt
+        return printed
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr(worktrees, "_git", interrupted)
+    monkeypatch.chdir(repository)
+
+    with pytest.raises(KeyboardInterrupt):
+        ab.run_ab("base", "slow", [], num_blocks=3, threshold=0.03, say=print)
+
+    assert untouched(repository)
+    assert list(temporary.iterdir()) == []
+
+
+def test_only_our_own_leftovers_are_cleared(repository, tmp_path):
+    """A worktree that is not there may be on a disk that is not mounted now."""
+    ours, theirs = tmp_path / "gpt_parallel-ab-xyz" / "base", tmp_path / "removable" / "feature"
+    used = tmp_path / "gpt_parallel-ab-running" / "head"
+    for path in (ours, theirs, used):
+        git(repository, "worktree", "add", "--detach", path, "base")
+    for path in (ours, theirs):
+        path.rename(path.with_name("elsewhere"))
+
+    run_ab(repository, "base", "nowhere")
+    assert len(git(repository, "worktree", "list").splitlines()) == 4, (
+        "nothing is touched before both commits are known"
+    )
+    run_ab(repository, "base", "broken", "--blocks", 3)
+
+    left = git(repository, "worktree", "list", "--porcelain")
+    assert str(ours) not in left
+    assert str(theirs) in left
+    assert str(used) in left
+
+
+@pytest.fixture
+def fake_launches(repository, tmp_path, monkeypatch):
+    """Has run_ab take these times, over and over, for base and head instead of running pytest; counts the launches."""
+    launches = []
+
+    def use(*times):
+        sides = {"base": cycle([base for base, _ in times]), "head": cycle([head for _, head in times])}
+
+        def launch(tree, arguments, output):
+            launches.append(tree.name)
+            output.write_text(json.dumps(document(bench() | {"stats": stats([next(sides[tree.name])])})))
+            return load_run(output)
+
+        monkeypatch.setattr(ab, "_run_pytest", launch)
+        monkeypatch.chdir(repository)
+        return launches
+
+    return use
+
+
+def test_a_doubt_that_stays_is_given_up_after_three_looks(fake_launches):
+    launches = fake_launches((1, 1.3), (1.3, 1))
+
+    done = CliRunner().invoke(app, ["ab", "base", "same", "--blocks", "4"])
+
+    assert done.exit_code == 3
+    assert len(launches) == 2 * 3 * 4
+    assert "would tell" in done.stdout
+    assert done.stderr.count("inconclusive after") == 2
+
+
+def test_the_default_threshold_is_three_per_cent(fake_launches):
+    fake_launches((1, 1.05), (1, 1.051))
+
+    assert CliRunner().invoke(app, ["ab", "base", "same"]).exit_code == 1
+    fake_launches((1, 1.02), (1, 1.021))
+    assert CliRunner().invoke(app, ["ab", "base", "same"]).exit_code == 0
+
+
+def test_an_unforeseen_error_is_not_taken_for_a_slowdown(fake_launches, monkeypatch):
+    fake_launches((1, 1))
+    monkeypatch.setattr(ab, "judge", lambda *_: {}["absent"])
+
+    done = CliRunner().invoke(app, ["ab", "base", "same", "--blocks", "3"])
+
+    assert done.exit_code == 2
+    assert "error: unexpected KeyError: 'absent'" in done.stderr
+
+
+def blocks(tmp_path, ratios, names=("case",), not_run=None, **changes):
+    """Blocks whose heads are so many times slower: a number for all cases, or one each."""
     made = []
-    for index, ratio in enumerate(ratios):
+    for index, of_block in enumerate(ratios):
+        slower = of_block if isinstance(of_block, tuple) else len(names) * (of_block,)
         sides = []
-        for name, seconds in (("base", 1.0), ("head", ratio)):
-            entry = bench(**(changes if name == "head" else {})) | {"stats": stats([seconds])}
-            path = tmp_path / f"{index}-{name}.json"
-            path.write_text(json.dumps(document(entry)))
+        for side in ("base", "head"):
+            entries = [
+                bench(name, **(changes if side == "head" else {}))
+                | {"stats": stats([ratio if side == "head" else 1.0])}
+                for name, ratio in zip(names, slower, strict=True)
+            ]
+            failed = {"not_run": (not_run or {}).get((index, side), [])}
+            path = tmp_path / f"{index}-{side}.json"
+            path.write_text(json.dumps(document(*entries, gpt_parallel=failed)))
             sides.append(load_run(path))
         made.append(Block(*sides))
     return made
+
+
+def deviating(count, deviation, slowdown):
+    """Ratios around a slowdown whose logarithms have exactly this standard deviation."""
+    steps = [index - (count - 1) / 2 for index in range(count)]
+    return [slowdown * math.exp(step * deviation / stdev(steps)) for step in steps]
 
 
 @pytest.mark.parametrize(
@@ -190,3 +355,55 @@ def test_verdict_is_over_blocks(ratios, verdict, tmp_path):
 def test_what_cannot_be_compared_is_an_error(tmp_path):
     assert judge(blocks(tmp_path, (1.0, 1.0, 1.0), verified="skipped"), Rules()).verdict == Verdict.ERROR
     assert judge([], Rules()).verdict == Verdict.ERROR
+
+
+def test_three_looks_are_three_chances_to_err(tmp_path):
+    """p = 0.02 would do for a single look."""
+    result = judge(blocks(tmp_path, deviating(6, 0.045, 1.051)), Rules(threshold=0.03))
+
+    assert 0.017 < result.verdicts[0].p_value < 0.025
+    assert result.verdict == Verdict.INCONCLUSIVE
+
+
+def test_nine_cases_are_nine_chances_to_err(tmp_path):
+    """p = 0.01 would do for a single case."""
+    slowed = deviating(6, 0.036, 1.051)
+    alone = judge(blocks(tmp_path, slowed), Rules(threshold=0.03))
+    steady = [(ratio, *8 * (1.0 + index / 1000,)) for index, ratio in enumerate(slowed)]
+    together = judge(blocks(tmp_path, steady, tuple("abcdefghi")), Rules(threshold=0.03))
+
+    assert 0.005 < alone.verdicts[0].p_value < 0.0166
+    assert alone.verdict == Verdict.FAIL
+    assert together.verdict == Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("slowdown", "verdict"), [(1.055, Verdict.FAIL), (1.01, Verdict.PASS)])
+def test_the_number_of_blocks_that_would_tell_does_tell(slowdown, verdict, tmp_path):
+    def judged(count):
+        ratios = deviating(count, 0.06, slowdown)
+        return judge(blocks(tmp_path, [(ratio, 1.0) for ratio in ratios], ("a", "b")), Rules(threshold=0.03))
+
+    first = judged(6).verdicts[0]
+    needed = int(first.reason.split("about ")[1].split()[0])
+
+    assert first.verdict == Verdict.INCONCLUSIVE
+    assert needed < 200
+    assert judged(needed).verdicts[0].verdict == verdict
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_case_that_fails_without_a_timing_anywhere_is_an_error(side, tmp_path):
+    failed = {(1, side): [{"case": "test_generation[b]", "outcome": "failed", "reason": "rank 1 was killed"}]}
+    skipped = {(1, side): [{"case": "test_generation[b]", "outcome": "skipped", "reason": "needs 8 GPUs"}]}
+
+    result = judge(blocks(tmp_path, (1.0, 1.0, 1.0), not_run=failed), Rules())
+
+    assert result.verdict == Verdict.ERROR
+    assert f"failed at {side} in block 2: rank 1 was killed" in [entry.reason for entry in result.verdicts]
+    assert judge(blocks(tmp_path, (1.0, 1.0, 1.0), not_run=skipped), Rules()).verdict == Verdict.PASS
+
+
+def test_another_torch_is_told(tmp_path):
+    result = judge(blocks(tmp_path, (1.0, 1.0, 1.0), torch="2.14"), Rules())
+
+    assert result.notes == ["base and head differ in torch: 2.13.0+cpu and 2.14"]

@@ -4,13 +4,15 @@ from typing import Annotated
 
 import typer
 
-from gpt_parallel.cli.common import errors, exit_codes
+from gpt_parallel.cli.common import errors, verdict_codes
 from gpt_parallel.cli.gate import percentage
 
 HELP = """Measure two git commits in turn and say whether the second is slower.
 
 Both are checked out into temporary worktrees; your working tree is not touched. Fresh launches run in the order
-A B B A ... and are compared block by block. Everything after -- goes to pytest.
+A B B A ... and are compared block by block. After the asked number of blocks every case is judged. While none FAILs or
+is an ERROR and at least one is INCONCLUSIVE, as many blocks again are measured and all are judged anew, at most twice.
+Everything after -- goes to pytest.
 
 Exit codes: 0 no slowdown beyond the threshold, 1 slowdown, 2 wrong usage or unusable data, 3 inconclusive.
 
@@ -25,10 +27,10 @@ def ab(
     base_ref: Annotated[str, typer.Argument(help="Commit, branch or tag to compare with.", show_default=False)],
     head_ref: Annotated[str, typer.Argument(help="Commit, branch or tag to judge.", show_default=False)],
     pytest_args: Annotated[list[str] | None, typer.Argument(help="After --: what pytest runs.")] = None,
-    blocks: Annotated[int, typer.Option(help="Pairs to measure before judging; twice as many more if need be.")] = 6,
+    blocks: Annotated[int, typer.Option(help="Pairs to measure before each look, of which there are at most 3.")] = 6,
     threshold: Annotated[str, typer.Option(help="Worst tolerated slowdown.")] = "3%",
 ) -> None:
-    with exit_codes():
+    with verdict_codes():
         from gpt_parallel.ab import run_ab
         from gpt_parallel.report.gate_output import to_text
 
@@ -40,5 +42,5 @@ def ab(
             threshold=percentage(threshold, "--threshold"),
             say=errors.print,
         )
-    print(to_text(result))
+        print(to_text(result))
     raise typer.Exit(result.exit_code)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpt_parallel.cli.common import exit_codes, option
+from gpt_parallel.text import plain
 
 HELP = """Make a report from saved pytest-benchmark JSON: tables, charts, findings, comparison.
 
@@ -23,6 +24,9 @@ def report(
     files: Annotated[list[Path], typer.Argument(help="Saved runs, oldest first.", show_default=False)],
     baseline: Annotated[str | None, option("--baseline", "Run to compare with, by file name without .json.")] = None,
     output_dir: Annotated[Path, typer.Option(help="Where the files go.")] = Path("reports/latest"),
+    allow_other_host: Annotated[
+        bool, option("--allow-other-host", "Compare runs of two machines that are equal but for their names.")
+    ] = False,
     formats: Annotated[str, typer.Option("--format", help="Any of md,html,csv,png,txt.")] = "md,html,csv,png,txt",
 ) -> None:
     with exit_codes():
@@ -30,6 +34,8 @@ def report(
         from gpt_parallel.report.render import write_report
 
         runs = load_runs(files)
-        written = write_report(runs, output_dir, [name.strip() for name in formats.split(",")], baseline)
+        written = write_report(
+            runs, output_dir, [name.strip() for name in formats.split(",")], baseline, allow_other_host
+        )
     for path in written:
-        print(path)
+        print(plain(path))

@@ -8,10 +8,12 @@ from gpt_parallel.report.load import SavedRun
 from gpt_parallel.report.metrics import single_device_cases, speedup_over
 from gpt_parallel.result import CaseSummary
 
+_UNEVEN = 1.05  # an imbalance that is worth a word
+
 
 def key_findings(run: SavedRun) -> list[str]:
     """Sentences about one run."""
-    measured = [summary for summary in run.summaries if summary.throughput_tok_s]
+    measured = [summary for summary in run.summaries if summary.throughput_tok_s and not summary.is_peer]
     findings: list[str] = []
     if measured:
         # Figures of different workloads do not compare; most files have one.
@@ -20,6 +22,8 @@ def key_findings(run: SavedRun) -> list[str]:
             findings += [_best(measured, single), *_efficiencies(measured, single), *_spreads(measured)]
             findings += _shortest(measured, "time to first token", lambda case: case.ttft_s)
             findings += _shortest(measured, "time per output token", lambda case: case.tpot_s)
+            findings += [*_limits(measured), *_time_lost(measured)]
+        findings += _over_peers(run, measured)
         findings += _marks(measured)
         findings.append(_verification(measured))
     findings += [f"{entry.outcome.capitalize()}: {entry.case} ({_first_line(entry.reason)})." for entry in run.not_run]
@@ -56,6 +60,20 @@ def _best(cases: Sequence[CaseSummary], single: CaseSummary | None) -> str:
     return f"Highest throughput{among}: {_name(best)} with {_throughput(best):,.1f} tokens/s{over}."
 
 
+def _over_peers(run: SavedRun, measured: Sequence[CaseSummary]) -> list[str]:
+    """One device against another engine on the same one, in throughput and in time per token."""
+    found = []
+    for peer in (summary for summary in run.summaries if summary.is_peer):
+        own = [case for case in measured if case.num_gpus == 1 and case.workload_sha256 == peer.workload_sha256]
+        ratio = speedup_over(own[-1], peer) if own else None
+        if ratio:
+            decode = ""
+            if own[-1].tpot_s and peer.tpot_s:
+                decode = f", decoding {peer.tpot_s / own[-1].tpot_s:.2f}× as fast"
+            found.append(f"One device generates {ratio:.2f}× the tokens/s of {peer.engine}{decode}.")
+    return found
+
+
 def _efficiencies(cases: Sequence[CaseSummary], single: CaseSummary | None) -> list[str]:
     found = []
     for count, group in _by_devices(cases).items():
@@ -82,6 +100,35 @@ def _shortest(cases: Sequence[CaseSummary], title: str, value: Callable[[CaseSum
         return []
     seconds, case = min(known, key=lambda pair: pair[0])
     return [f"Shortest {title}: {_name(case)} with {seconds * 1000:.4g} ms (median)."]
+
+
+def _limits(cases: Sequence[CaseSummary]) -> list[str]:
+    """Who comes nearest to the memory's limit, and who needs the least energy."""
+    found = []
+    if reading := [case for case in cases if case.mbu is not None]:
+        case = max(reading, key=lambda case: case.mbu or 0.0)
+        found.append(f"Nearest to the memory's limit: {_name(case)}, {case.mbu:.0%} of the measured peak.")
+    metered = [case for case in cases if case.energy_j_per_token is not None]
+    if len(metered) > 1:
+        case = min(metered, key=lambda case: case.energy_j_per_token or 0.0)
+        found.append(f"Least energy: {_name(case)} with {case.energy_j_per_token:.3g} J per output token.")
+    return found
+
+
+def _time_lost(cases: Sequence[CaseSummary]) -> list[str]:
+    """Who waits and who communicates most, and where ranks differ most."""
+    found = []
+    several = [case for case in cases if case.num_gpus > 1 and not case.degenerate]
+    for verb, name in (("waits most for peers", "waiting"), ("communicates most", "communication")):
+        known = [(share, case) for case in several if (share := getattr(case, f"breakdown_{name}")) is not None]
+        if known:
+            share, case = max(known, key=lambda pair: pair[0])
+            found.append(f"{_name(case)} {verb}: {share:.0%} of its ranks' time.")
+    uneven = [case for case in several if (case.imbalance or 1.0) > _UNEVEN]
+    if uneven:
+        case = max(uneven, key=lambda case: case.imbalance or 1.0)
+        found.append(f"Most uneven: {_name(case)}, whose slowest rank takes {case.imbalance:.2f}× the mean.")
+    return found
 
 
 def _marks(cases: Sequence[CaseSummary]) -> list[str]:

@@ -7,27 +7,18 @@ an error.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from statistics import stdev
 
-from gpt_parallel.report.load import Case, SavedRun
+from gpt_parallel.report.comparable import differences, why_not_comparable, why_unproved
+from gpt_parallel.report.load import Case, ReportError, SavedRun
 from gpt_parallel.report.statistics import Effect, holm, launches_needed, welch
+from gpt_parallel.report.verdicts import CaseVerdict, GateResult, Rules, Verdict, matches
 from gpt_parallel.result import CaseSummary, LaunchFigures
 
 ALPHA = 0.05
 MIN_LAUNCHES = 3
 
-
-class Verdict(str, Enum):
-    PASS = "PASS"
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    ERROR = "ERROR"
-
-
-EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.ERROR: 2, Verdict.INCONCLUSIVE: 3}
 
 # What a launch contributes to each metric, so that more is worse.
 _COSTS: dict[str, Callable[[LaunchFigures], float | None]] = {
@@ -37,88 +28,56 @@ _COSTS: dict[str, Callable[[LaunchFigures], float | None]] = {
     "memory": lambda launch: launch.peak_memory_bytes,
 }
 METRICS = tuple(_COSTS)
-# Both sides must agree on these for their figures to be compared at all.
-_SAME = {
-    "workload": "workload_sha256",
-    "mesh": "mesh",
-    "device": "device_name",
-    "processor": "cpu",
-    "number of cores": "num_cores",
-    "cores per rank": "cores_per_rank",
-    "back end": "backend",
-}
+_LEAST_COST = 1e-15  # below it there is no measurement, and ratios overflow
 
 
 @dataclass(frozen=True)
-class Rules:
-    """`thresholds` are (case pattern, worst tolerated change as a fraction); the first match counts."""
+class _Measured:
+    """A case that compares; `deviation` is of log costs over the launches of the less steady side."""
 
-    metric: str = "throughput"
-    threshold: float = 0.05
-    thresholds: tuple[tuple[str, float], ...] = ()
-    allow_new: bool = False
-    allow_removed: bool = False
-    allow_single_launch: bool = False
-
-    def threshold_of(self, case: str) -> float:
-        for pattern, value in self.thresholds:
-            if fnmatchcase(case, pattern) or pattern in case:
-                return value
-        return self.threshold
-
-
-@dataclass(frozen=True)
-class CaseVerdict:
-    """`change` is relative, worse is positive: time, memory, or the inverse of throughput."""
-
-    case: str
-    verdict: Verdict
-    reason: str
-    change: float | None = None
-    p_value: float | None = None
-    launches: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True)
-class GateResult:
-    rules: Rules
-    verdicts: list[CaseVerdict] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst: an error hides everything, a failure hides doubt."""
-        found = {entry.verdict for entry in self.verdicts}
-        for verdict in (Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE):
-            if verdict in found:
-                return verdict
-        return Verdict.PASS if found else Verdict.ERROR
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_CODES[self.verdict]
+    case: Case
+    effect: Effect
+    deviation: float
+    launches: tuple[int, int]
 
 
 def decide(base: SavedRun, head: SavedRun, rules: Rules) -> GateResult:
-    """Compare every case of two runs under the rules."""
+    """Compare every case of two runs under the rules. Raises ReportError for a case pattern that matches nothing."""
+    result = GateResult(rules)
+    for name, reason in head.failed.items():
+        result.add_error(name, f"failed in the head run: {reason}")
+    empty = [run for run in (base, head) if not run.cases]
+    if empty:
+        result.add_error("all cases", f"{empty[0].path} holds no benchmarks")
+        return result
+    _check_patterns(rules, [case.name for case in (*base.cases, *head.cases)])
+    measured = _compare_all(base, head, result)
+    for entry, p_value in zip(measured, holm([entry.effect.p_above() for entry in measured]), strict=True):
+        result.verdicts.append(_judge(entry, p_value, len(measured), rules))
+    if not measured and result.verdict == Verdict.PASS:
+        result.add_error("all cases", "nothing was compared: base and head have no case in common")
+    return result
+
+
+def _check_patterns(rules: Rules, names: Sequence[str]) -> None:
+    for pattern, _ in rules.thresholds:
+        if not any(matches(pattern, name) for name in names):
+            raise ReportError(f"--case {pattern!r}: no case is called so")
+
+
+def _compare_all(base: SavedRun, head: SavedRun, result: GateResult) -> list[_Measured]:
+    """The cases that compare; the others get their verdicts."""
     before = {case.fullname: case for case in base.cases}
     after = {case.fullname: case for case in head.cases}
-    result = GateResult(rules)
-    if not before or not after:
-        empty = base if not before else head
-        result.verdicts.append(CaseVerdict("all cases", Verdict.ERROR, f"{empty.path} holds no benchmarks"))
-        return result
-    measured: list[tuple[Case, Effect, float, tuple[int, int]]] = []
-    for name in [*before, *(name for name in after if name not in before)]:
-        if name not in after:
-            result.verdicts.append(_removed(before[name], head, rules))
-        elif name not in before:
-            result.verdicts.append(_new(after[name], base, rules))
-        else:
-            _compare(before[name], after[name], rules, measured, result.verdicts)
-    adjusted = holm([effect.p_above() for _, effect, _, _ in measured])
-    for (case, effect, deviation, counts), p_value in zip(measured, adjusted, strict=True):
-        result.verdicts.append(_judge(case, effect, p_value, deviation, counts, rules))
-    return result
+    measured = []
+    for name, case in before.items():
+        if name in after:
+            found = _compare(case, after[name], result)
+            measured += [found] if found else []
+        elif case.name not in head.failed:
+            result.verdicts.append(_removed(case, head, result.rules))
+    result.verdicts.extend(_new(case, base, result.rules) for name, case in after.items() if name not in before)
+    return measured
 
 
 def _removed(case: Case, head: SavedRun, rules: Rules) -> CaseVerdict:
@@ -127,58 +86,42 @@ def _removed(case: Case, head: SavedRun, rules: Rules) -> CaseVerdict:
     renamed = [other.name for other in head.cases if case.identity is not None and other.identity == case.identity]
     why = f"renamed to {renamed[0]}" if renamed else "missing from the head run"
     for entry in head.not_run:
-        if entry.case in case.fullname:
+        if entry.case == case.name:
             why = f"{entry.outcome} in the head run: {entry.reason}"
     return CaseVerdict(case.name, Verdict.ERROR, f"{why} (--allow-removed accepts missing cases)")
 
 
 def _new(case: Case, base: SavedRun, rules: Rules) -> CaseVerdict:
-    if rules.allow_new:
-        return CaseVerdict(case.name, Verdict.PASS, "new, which --allow-new accepts")
-    return CaseVerdict(
-        case.name, Verdict.ERROR, f"not in {base.path}: nothing to compare with (--allow-new accepts it)"
-    )
+    problem = why_unproved(case.summary, "head")
+    if problem is None and case.summary is not None and not _costs(case.summary, rules.metric):
+        problem = f"a launch has no valid {rules.metric}"
+    if problem is None and not rules.allow_new:
+        problem = f"not in {base.path}: nothing to compare with (--allow-new accepts it)"
+    if problem is not None:
+        return CaseVerdict(case.name, Verdict.ERROR, problem)
+    return CaseVerdict(case.name, Verdict.PASS, "new, which --allow-new accepts")
 
 
-def _compare(
-    before: Case,
-    after: Case,
-    rules: Rules,
-    measured: list[tuple[Case, Effect, float, tuple[int, int]]],
-    verdicts: list[CaseVerdict],
-) -> None:
-    """Put a comparable case among the measured ones, any other among the verdicts."""
-    problem = why_not_comparable(before.summary, after.summary)
+def _compare(before: Case, after: Case, result: GateResult) -> _Measured | None:
+    """The measured case; None, and a verdict among the result's, where it does not compare."""
+    rules = result.rules
+    problem = why_not_comparable(before.summary, after.summary, rules.allow_other_host)
     if problem is None:
         assert before.summary is not None
         assert after.summary is not None
         sides = [_costs(before.summary, rules.metric), _costs(after.summary, rules.metric)]
         if sides[0] and sides[1]:
-            effect = welch(sides[0], sides[1])
-            measured.append((after, effect, _spread(sides), (len(sides[0]), len(sides[1]))))
-            return
+            result.add_notes(differences(before.summary, after.summary))
+            return _Measured(after, welch(sides[0], sides[1]), _spread(sides), (len(sides[0]), len(sides[1])))
         problem = f"a launch has no valid {rules.metric}"
-    verdicts.append(CaseVerdict(after.name, Verdict.ERROR, problem))
-
-
-def why_not_comparable(before: CaseSummary | None, after: CaseSummary | None) -> str | None:
-    """Why no ratio of the two may be formed, or None: unverified, or other work, or another machine."""
-    if before is None or after is None:
-        return "not a generation case: nothing proves that it did the same work (gate gpt_parallel cases only)"
-    for side, summary in (("base", before), ("head", after)):
-        if summary.verified not in ("exact", "tie"):
-            return f"the {side} run was not verified ({summary.verified})"
-    for what, name in _SAME.items():
-        if getattr(before, name) != getattr(after, name):
-            shown = "" if name.endswith("sha256") else f": {getattr(before, name)} and {getattr(after, name)}"
-            return f"base and head differ in {what}{shown}"
+    result.add_error(after.name, problem)
     return None
 
 
 def _costs(summary: CaseSummary, metric: str) -> list[float]:
-    """One value a launch; empty if any launch lacks a positive finite one."""
+    """One value a launch; empty if any launch lacks a valid one."""
     costs = [_COSTS[metric](launch) for launch in summary.launches]
-    valid = [cost for cost in costs if cost is not None and math.isfinite(cost) and cost > 0]
+    valid = [cost for cost in costs if cost is not None and math.isfinite(cost) and cost >= _LEAST_COST]
     return valid if len(valid) == len(costs) else []
 
 
@@ -187,15 +130,13 @@ def _spread(sides: Sequence[Sequence[float]]) -> float:
     return max((stdev(map(math.log, side)) for side in sides if len(side) > 1), default=0.0)
 
 
-def _judge(
-    case: Case, effect: Effect, p_value: float, deviation: float, counts: tuple[int, int], rules: Rules
-) -> CaseVerdict:
-    threshold = rules.threshold_of(case.name)
-    change = effect.ratio - 1
+def _judge(measured: _Measured, p_value: float, num_measured: int, rules: Rules) -> CaseVerdict:
+    name, effect, counts = measured.case.name, measured.effect, measured.launches
+    threshold = rules.threshold_of(name)
     limit = math.log1p(threshold)
 
     def verdict(kind: Verdict, reason: str) -> CaseVerdict:
-        return CaseVerdict(case.name, kind, reason, change, p_value, counts)
+        return CaseVerdict(name, kind, reason, effect.ratio - 1, p_value, counts)
 
     if min(counts) < MIN_LAUNCHES:
         if not rules.allow_single_launch:
@@ -209,6 +150,17 @@ def _judge(
         return verdict(Verdict.FAIL, f"worse by more than {threshold:.1%}, p = {p_value:.2g}")
     if effect.upper_bound(ALPHA) <= limit:
         return verdict(Verdict.PASS, f"a worsening beyond {threshold:.1%} is ruled out")
-    needed = launches_needed(deviation, limit - effect.log_ratio, ALPHA)
+    needed = launches_needed(measured.deviation, *to_be_told(effect, limit, ALPHA, num_measured))
     more = f"about {max(needed, min(counts) + 1)} launches a side" if needed else "more launches than is reasonable"
-    return verdict(Verdict.INCONCLUSIVE, f"spread {deviation:.1%} between launches: {more} would tell")
+    return verdict(Verdict.INCONCLUSIVE, f"spread {measured.deviation:.1%} between launches: {more} would tell")
+
+
+def to_be_told(effect: Effect, limit: float, alpha: float, num_cases: int) -> tuple[float, float]:
+    """The difference, in logs, that decides an open case if it stays as it is, and the level it is tested at.
+
+    Beyond the limit that is the difference from no change at all, after Holm's correction at its strictest; below, the
+    distance to the limit.
+    """
+    if effect.log_ratio > limit:
+        return effect.log_ratio, alpha / num_cases
+    return limit - effect.log_ratio, alpha

@@ -2,12 +2,12 @@
 
 import xml.etree.ElementTree as ElementTree
 
-from gpt_parallel.report.gate import CaseVerdict, GateResult, Verdict
+from gpt_parallel.report.verdicts import CaseVerdict, GateResult, Verdict
 from gpt_parallel.text import plain
 
 
 def to_text(result: GateResult) -> str:
-    """One line a case, worst first, then the sum."""
+    """One line a case, worst first, then notes, then the sum."""
     width = max((len(entry.case) for entry in result.verdicts), default=0)
     lines = [
         f"{entry.verdict.value:<12}  {plain(entry.case):<{width}}  {_detail(entry)}" for entry in _worst_first(result)
@@ -15,7 +15,8 @@ def to_text(result: GateResult) -> str:
     counts = ", ".join(
         f"{sum(entry.verdict == verdict for entry in result.verdicts)} {verdict.value}" for verdict in Verdict
     )
-    return "\n".join([*lines, "", f"{result.verdict.value}: {counts} ({result.rules.metric})"])
+    notes = [f"note: {plain(note)}" for note in result.notes]
+    return "\n".join([*lines, "", *notes, f"{result.verdict.value}: {counts} ({result.rules.metric})"])
 
 
 def to_github(result: GateResult) -> str:
@@ -26,7 +27,8 @@ def to_github(result: GateResult) -> str:
         for entry in _worst_first(result)
         if entry.verdict in kinds
     ]
-    return "\n".join([*lines, f"::notice title=benchmark gate::{_escape(to_text(result).splitlines()[-1])}"])
+    notices = [*result.notes, to_text(result).splitlines()[-1]]
+    return "\n".join([*lines, *(f"::notice title=benchmark gate::{_escape(notice)}" for notice in notices)])
 
 
 def to_junit(result: GateResult) -> str:
@@ -44,6 +46,8 @@ def to_junit(result: GateResult) -> str:
         if entry.verdict != Verdict.PASS:
             tag = "error" if entry.verdict == Verdict.ERROR else "failure"
             ElementTree.SubElement(case, tag, type=entry.verdict.value, message=plain(_detail(entry)))
+    if result.notes:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(plain, result.notes))
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)

@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.result import CaseSummary, PositiveCount, PositiveSeconds, Seconds
 from gpt_parallel.spec import Frozen, SpecError
 
 
@@ -21,12 +21,21 @@ class Stats(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
-    min: Annotated[float, Field(gt=0)]
-    max: Annotated[float, Field(gt=0)]
-    mean: Annotated[float, Field(gt=0)]
-    median: Annotated[float, Field(gt=0)]
-    stddev: Annotated[float, Field(ge=0)]
-    rounds: Annotated[int, Field(ge=1)]
+    min: Seconds
+    max: Seconds
+    mean: Seconds
+    median: Seconds
+    stddev: Seconds
+    rounds: PositiveCount
+
+
+class GenerationStats(Stats):
+    """A plain benchmark may be too short for its clock; a generation case never is."""
+
+    min: PositiveSeconds
+    max: PositiveSeconds
+    mean: PositiveSeconds
+    median: PositiveSeconds
 
 
 class NotRun(Frozen):
@@ -67,10 +76,20 @@ class SavedRun:
     machine: str
     cases: tuple[Case, ...]
     not_run: tuple[NotRun, ...] = ()
+    host: str = ""
 
     @property
     def summaries(self) -> list[CaseSummary]:
         return [case.summary for case in self.cases if case.summary is not None]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why each failed case failed, by its name; of several reasons the first."""
+        reasons: dict[str, str] = {}
+        for entry in self.not_run:
+            if entry.outcome == "failed":
+                reasons.setdefault(entry.case, entry.reason)
+        return reasons
 
 
 def load_runs(paths: Sequence[Path]) -> list[SavedRun]:
@@ -109,6 +128,7 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
         machine=_machine(machine),
         cases=tuple(cases),
         not_run=tuple(_read_all(path, ours.get("not_run") or [], "not_run", NotRun.model_validate)),
+        host=str(machine.get("node") or ""),
     )
 
 
@@ -137,7 +157,7 @@ def _read_case(entry: dict[str, Any]) -> Case:
         name=str(entry["name"]),
         fullname=str(entry["fullname"]),
         group=None if entry.get("group") is None else str(entry["group"]),
-        stats=Stats.model_validate(entry["stats"]),
+        stats=(GenerationStats if is_ours else Stats).model_validate(entry["stats"]),
         summary=CaseSummary.model_validate(extra) if is_ours else None,
     )
 

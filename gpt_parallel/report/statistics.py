@@ -1,11 +1,14 @@
 """The few tests that comparisons and gates rest on. Everything works on logarithms: effects are ratios."""
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
 from scipy import stats
+
+MOST_NEEDED = 999  # launches nobody would make
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def launches_needed(deviation: float, distance: float, alpha: float, most: int = 999) -> int | None:
-    """Launches a side after which a difference of `distance` from the threshold would be told, with this spread.
+def launches_needed(deviation: float, distance: float, alpha: float) -> int | None:
+    """Launches a side after which Welch's test tells `distance` from nothing, with this spread; one-sided.
 
-    `deviation` and `distance` are in logs. None if more than `most`.
+    `deviation` and `distance` are in logs. None if more than `MOST_NEEDED`.
     """
-    for count in range(2, most + 1):
-        if float(stats.t.ppf(1 - alpha, 2 * count - 2)) * deviation * math.sqrt(2 / count) <= abs(distance):
-            return count
-    return None
+    return _fewest(
+        lambda count: _reach(alpha, 2 * count - 2) * deviation * math.sqrt(2 / count) <= distance,
+    )
+
+
+def pairs_needed(deviation: float, distance: float, alpha: float) -> int | None:
+    """The same for pairs, whose log-ratios deviate by `deviation`."""
+    return _fewest(lambda count: _reach(alpha, count - 1) * deviation / math.sqrt(count) <= distance)
+
+
+def _reach(alpha: float, degrees: int) -> float:
+    return float(stats.t.ppf(1 - alpha, degrees))
+
+
+def _fewest(is_enough: Callable[[int], bool]) -> int | None:
+    """The smallest count that is enough, where more always are."""
+    counts = range(2, MOST_NEEDED + 1)
+    place = bisect_left(counts, True, key=is_enough)
+    return counts[place] if place < len(counts) else None

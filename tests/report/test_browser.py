@@ -88,6 +88,36 @@ def test_nothing_overflows_the_page(open_page, width):
     assert float(page.evaluate("parseFloat(getComputedStyle(document.querySelector('td')).fontSize)")) >= 13
 
 
+@pytest.mark.parametrize(("width", "columns"), [(400, 1), (1200, 1), (1400, 2)])
+def test_charts_and_their_captions_are_large_enough(open_page, width, columns):
+    """A chart's letters are 9 points of the width it was drawn at; the captions are text of the page."""
+    page = open_page(width)
+    boxes = [image.bounding_box() for image in page.locator("figure img").all()]
+    inches = 3.8 if width == 400 else 7.5
+
+    assert len({round(box["x"]) for box in boxes}) == columns
+    assert min(9 / 72 * box["width"] / inches for box in boxes) >= 10.5
+    assert page.evaluate("[...document.querySelectorAll('figure')].every(f => f.scrollWidth <= f.clientWidth)")
+    assert (page.locator("tbody td").first.bounding_box()["height"] < 45) == (width > 400), (
+        "names break where they must"
+    )
+    notes = page.locator("section:has(.charts) p.note")
+    assert "8 requests" in notes.first.inner_text()
+    assert float(notes.first.evaluate("note => parseFloat(getComputedStyle(note).fontSize)")) >= 12
+    used = page.evaluate("[...document.querySelectorAll('figure img')].map(i => i.naturalWidth)")
+    assert {round(size / 144, 1) for size in used} == {inches}
+
+
+def test_a_telephone_shows_case_and_throughput_without_scrolling(open_page):
+    page = open_page(400)
+    page.evaluate("document.querySelectorAll('td:nth-child(3)').forEach(cell => cell.textContent = 'pp2·dp2·tp2')")
+
+    for name in ("case", "devices", "tokens/s"):
+        box = page.get_by_role("button", name=name, exact=True).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_follow_the_reader(open_page, scheme):
     """Text and background are far apart in both schemes (WCAG 2: 7 to 1)."""

@@ -48,6 +48,43 @@ def test_shortest_times_are_named(findings):
     assert "Shortest time per output token: tp on 2 devices with 0.5 ms (median)." in text
 
 
+def parts(waiting, communication=0.1):
+    shares = {"compute": 0.8 - waiting - communication, "communication": communication, "waiting": waiting}
+    shares |= {"sampling": 0.1, "host": 0.1}
+    return {f"breakdown_{part}": share for part, share in shares.items()}
+
+
+def test_who_waits_and_who_communicates_most(findings):
+    text = findings(
+        case("dp", 1, 100.0, **parts(0.0, 0.5)),
+        case("pp", 2, 150.0, **parts(0.34)),
+        case("tp", 2, 150.0, **parts(0.05, 0.25)),
+        case("full", 2, 150.0, **parts(0.7, 0.0), degenerate=True),
+    )
+
+    assert "pp on 2 devices waits most for peers: 34% of its ranks' time." in text
+    assert "tp on 2 devices communicates most: 25% of its ranks' time." in text
+
+
+def test_limits_energy_and_balance(findings):
+    text = findings(
+        case("dp", 1, 100.0, mbu=0.61, energy_j_per_token=0.5, imbalance=1.0),
+        case("dp", 2, 190.0, mbu=0.4, energy_j_per_token=0.75, imbalance=1.2),
+        case("tp", 2, 150.0, imbalance=1.04),
+    )
+
+    assert "Nearest to the memory's limit: dp on 1 device, 61% of the measured peak." in text
+    assert "Least energy: dp on 1 device with 0.5 J per output token." in text
+    assert "Most uneven: dp on 2 devices, whose slowest rank takes 1.20× the mean." in text
+
+
+def test_without_telemetry_nothing_is_said_of_it(findings):
+    text = findings(case("dp", 1, 100.0), case("dp", 2, 190.0, imbalance=1.04))
+
+    for word in ("limit", "energy", "waits", "communicates", "uneven"):
+        assert word not in text
+
+
 def test_no_speed_up_without_the_one_device_case(findings):
     text = findings(case("dp", 2, 180.0), case("tp", 2, 120.0))
 

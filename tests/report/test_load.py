@@ -62,6 +62,12 @@ def test_an_unusable_file_is_named_with_what_is_wrong(content, message, tmp_path
     assert str(path) in str(raised.value)
 
 
+def test_a_plain_benchmark_may_be_too_short_for_its_clock(saved):
+    plain = {"name": "t", "fullname": "t.py::t", "stats": stats([0.0, 0.0, 0.1])}
+
+    assert saved("run", document(bench(), plain)).cases[1].stats.min == 0
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, "1", None])
 def test_impossible_times_are_refused(value, save):
     broken = bench()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,6 +24,8 @@ HOSTILE = [
     "[x](http://evil)",
     "{{ 7191 * 7 }}",
     "$x_1$",
+    "HTTPS://evil.example www.evil.example @org/team me@evil.example",
+    "\ud800\uffff",
 ]
 
 
@@ -36,7 +39,8 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
+        if tag != "wbr":  # stands after each underscore of a name
+            self.tags.append(tag)
         self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "srcset", "data")]
 
 
@@ -72,7 +76,7 @@ def test_page_stands_alone(report):
     text = (report(json.loads((GOLDEN / "run.json").read_text())) / "report.html").read_text()
 
     page = Page(text)
-    assert page.tags.count("img") == 7
+    assert page.tags.count("img") == 8
     assert all(address.startswith("data:") for address in page.addresses)
     assert "http:" not in text
     assert "https:" not in text
@@ -105,9 +109,10 @@ def test_hostile_names_are_inert_everywhere(hostile, report):
     assert not any(cell.startswith(("=", "@", "+")) for row in rows for cell in row)
     lines = (directory / "report.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in table} == {17, 7}
+    assert {line.replace("\\|", "").count("|") for line in table} == {17, 10}
     assert "<script>" not in "\n".join(lines)
     assert "x](http" not in "\n".join(lines)
+    assert not re.search(r"https?://|www\.|@\w", "\n".join(lines), re.IGNORECASE), "GitHub would make it live"
 
 
 def test_hostile_names_reach_the_terminal_as_text(save, tmp_path):
@@ -127,6 +132,45 @@ def test_comparison_is_in_every_text(report):
         assert "not comparable" in text
         assert "differ in device: CPU and H100" in text
         assert "is missing" in text
+
+
+def test_text_fits_a_terminal(report):
+    """Both tables, with every column filled in."""
+    peer = bench("peer", (12.5,), engine="transformers", strategy="transformers")
+    long = bench("b", (1234.56,), strategy="pipeline_data_hybrid", num_gpus=8, oversubscribed=True, mesh="pp4·dp2")
+    directory = report(document(peer, bench("a", (9.5,)), long), formats=("txt",))
+
+    lines = (directory / "performance_report.txt").read_text().splitlines()
+    rules = [index for index, line in enumerate(lines) if line.startswith("──")]
+    assert len(rules) == 2
+    assert max(len(line) for index in rules for line in lines[index - 3 : index + 4]) <= 100
+    assert "formers" in "\n".join(lines)
+    assert "utili-" in "\n".join(lines)
+
+
+def test_charts_of_an_earlier_report_do_not_stay(report):
+    two = [bench("a"), bench("b", num_gpus=2, mesh="dp2")]
+    other = [bench("c", workload_sha256="cd" * 32)]
+    directory = report(document(*two, *other))
+    (directory / "charts" / "mine.png").write_text("")
+    assert (directory / "charts" / "scaling.svg").exists()
+    assert (directory / "charts" / "throughput_2.png").exists()
+
+    report(document(bench("a")))
+
+    left = {path.name for path in (directory / "charts").iterdir()}
+    assert {"throughput.png", "mine.png"} <= left
+    assert not {"scaling.png", "scaling.svg", "throughput_2.png", "throughput_2.svg"} & left
+
+
+def test_csv_says_where_and_what(report):
+    plain = {"name": "p", "fullname": "p", "stats": stats([0.1])}
+    directory = report(document(bench(), plain), formats=("csv",))
+
+    ours, other = csv.DictReader(io.StringIO((directory / "performance_summary.csv").read_text()))
+    wanted = ("cpu", "num_cores", "hostname", "workload", "batch_size")
+    assert [ours[name] for name in wanted] == ["AMD EPYC", "2", "bench-1", "8 requests × (32 + 8 tokens), batch 2", "2"]
+    assert [other[name] for name in wanted] == ["", "", "bench-1", "", ""]
 
 
 def test_only_the_asked_formats_are_written(report):
@@ -184,3 +228,28 @@ def test_wrong_usage_is_one_line_and_writes_nothing(arguments, message, save, tm
     assert done.exit_code == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_telemetry_has_columns_where_there_is_any(report):
+    readings = {"mbu": 0.5, "cpu_share": 0.97, "energy_j_per_token": 1.25, "breakdown_waiting": 0.31}
+    plain = (report(document(bench())) / "performance_report.txt").read_text()
+
+    directory = report(document(bench(), bench("b", strategy="b", **readings, unavailable="mfu: no peak")))
+
+    text = (directory / "performance_report.txt").read_text()
+    for heading in ("MBU", "energy", "waiting"):
+        assert heading in text
+        assert heading not in plain
+    assert "MFU" not in text
+    (one, other) = csv.DictReader(io.StringIO((directory / "performance_summary.csv").read_text()))
+    assert (one["mbu"], one["utilisation_percent"], one["unavailable"]) == ("", "", "")
+    assert (other["mbu"], other["energy_j_per_token"]) == ("0.5", "1.25")
+    assert float(other["utilisation_percent"]) == 97
+    assert other["unavailable"] == "mfu: no peak"
+
+
+def test_a_gpus_utilisation_is_its_drivers(report):
+    directory = report(document(bench(device="cuda", cpu_share=0.5, gpu_utilisation_percent=88.0)))
+
+    (row,) = csv.DictReader(io.StringIO((directory / "performance_summary.csv").read_text()))
+    assert float(row["utilisation_percent"]) == 88
