@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpt_parallel.models import register_model
     from gpt_parallel.result import RunResult, load_result
     from gpt_parallel.settings import Settings
     from gpt_parallel.spec import RunSpec, SpecError
@@ -20,10 +21,20 @@ _HOME_OF = {
     "SpecError": "gpt_parallel.spec",
     "Suite": "gpt_parallel.suite",
     "load_result": "gpt_parallel.result",
+    "register_model": "gpt_parallel.models",
     "register_strategy": "gpt_parallel.strategies",
 }
 
-__all__ = ["RunResult", "RunSpec", "Settings", "SpecError", "Suite", "load_result", "register_strategy"]
+__all__ = [
+    "RunResult",
+    "RunSpec",
+    "Settings",
+    "SpecError",
+    "Suite",
+    "load_result",
+    "register_model",
+    "register_strategy",
+]
 __version__ = "0.1.0"
 
 

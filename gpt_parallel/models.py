@@ -32,7 +32,7 @@ ARCHITECTURES = {
     "gpt2-nano": _gpt2(4, 5, 160, vocab_size=4096, n_positions=256),
 }
 # Repositories a known name may have been downloaded from, the current one first. gpt2-nano has no weights.
-_REPOSITORIES = {
+_REPOSITORIES: dict[str, tuple[str, ...]] = {
     "gpt2": ("openai-community/gpt2", "gpt2"),
     "gpt2-medium": ("openai-community/gpt2-medium", "gpt2-medium"),
     "gpt2-large": ("openai-community/gpt2-large", "gpt2-large"),
@@ -48,6 +48,26 @@ _HUB_FILES = [
     "vocab.json",
     "merges.txt",
 ]
+
+
+def register_model(name: str, architecture: Architecture, repositories: tuple[str, ...] = ()) -> None:
+    """Add a model of your own by name; `repositories` are the hub ids that its weights may be had from, best first.
+
+    Without one it has random weights only. Call this from a conftest.py, at import, for `--gpt-model` to know it.
+    Raises ValueError if the name is taken, or would be taken for a path or hub id.
+    """
+    if name in ARCHITECTURES:
+        raise ValueError(f"model {name!r} is already registered")
+    if not name or "/" in name or name.startswith((".", "~")):
+        raise ValueError(f"model name {name!r} must not look like a path or hub id")
+    ARCHITECTURES[name] = architecture
+    if repositories:
+        _REPOSITORIES[name] = repositories
+
+
+def has_published_weights(name: str) -> bool:
+    """Whether there are trained weights of a known model anywhere."""
+    return name in _REPOSITORIES
 
 
 def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool = False) -> ModelSpec:
@@ -90,8 +110,8 @@ def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
     cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
     if cached is not None or (known and weights in ("random", "auto")):
         return cached
-    if name == "gpt2-nano":
-        raise SpecError("model 'gpt2-nano' has no trained weights anywhere; use weights 'random'")
+    if known and not has_published_weights(name):
+        raise SpecError(f"model {name!r} has no trained weights anywhere; use weights 'random'")
     return _download(_REPOSITORIES.get(name, (name,))[0], name, offline)
 
 
@@ -145,6 +165,11 @@ class Tokenizer:
             self.description += f" modulo {self._modulus}"
         else:
             self._modulus = 256
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the model's; else ids are bytes."""
+        return self._tokenizer is not None
 
     @property
     def encode(self) -> Encode:

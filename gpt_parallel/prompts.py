@@ -38,6 +38,11 @@ def shipped_prompts() -> Path:
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Read a JSON Lines file. Raises SpecError with file, line number and reason, for all wrong lines at once."""
+    return [prompt for _, prompt in read_numbered_prompts(path)]
+
+
+def read_numbered_prompts(path: Path) -> list[tuple[int, Prompt]]:
+    """The same with each prompt's line number."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -47,7 +52,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         if not line.strip():
             continue
         try:
-            prompts.append(_parse_line(line))
+            prompts.append((number, _parse_line(line)))
         except SpecError as error:
             problems += [f"{path}:{number}: {problem}" for problem in error.problems]
     if problems:

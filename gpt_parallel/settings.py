@@ -6,9 +6,19 @@ A preset gives every field a value; what the user says wins. `Suite` turns setti
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator as validate_model
+from typing_extensions import Self
 
-from gpt_parallel.spec import Frozen, SpecError, TimeoutSeconds
+from gpt_parallel.spec import AttentionChoice, Frozen, SpecError, TimeoutSeconds
+
+
+def _join_numbers(value: Any) -> Any:
+    """4 or [1, 2, 4], as a configuration file may have them, as text."""
+    numbers = value if isinstance(value, list) else [value]
+    if all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        return ",".join(map(str, numbers))
+    return value
 
 
 def _check_device_counts(text: str) -> str:
@@ -17,7 +27,7 @@ def _check_device_counts(text: str) -> str:
     return text
 
 
-_DEVICE_COUNTS = Annotated[str, AfterValidator(_check_device_counts)]
+_DEVICE_COUNTS = Annotated[str, BeforeValidator(_join_numbers), AfterValidator(_check_device_counts)]
 
 
 class Settings(Frozen):
@@ -65,6 +75,9 @@ class Settings(Frozen):
     linear: Literal["auto", "plain", "packed"] = Field(
         "auto", description="CPU products: plain, weights packed by oneDNN, or auto: packed for all but tiny models"
     )
+    attention: AttentionChoice = Field(
+        "auto", description="attention kernel: flash, efficient (CUDA only), math, or auto: torch's choice"
+    )
     decode: Literal["auto", "eager", "graph"] = Field(
         "auto", description="how tokens are decoded on CUDA: as captured graphs (auto) or one kernel at a time (eager)"
     )
@@ -77,7 +90,15 @@ class Settings(Frozen):
     launches: PositiveInt = Field(1, description="fresh launches of each case; gates need at least 3")
     timeout_s: TimeoutSeconds = Field(600.0, description="deadline of one launch, in seconds")
     verify: bool = Field(True, description="compare every token with those of a single-device run")
+    telemetry: bool = Field(True, description="read utilisation, memory, power and the devices' peak rates")
+    breakdown: bool = Field(False, description="show where the time goes, by an extra pass after the timed rounds")
+    profile: str | None = Field(
+        None, description="directory for a torch profiler trace of an extra pass and its top operators, of each rank"
+    )
 
+    strategy: str | None = Field(
+        None, description="only these strategies, with commas between them; unset: all that exist"
+    )
     num_gpus: _DEVICE_COUNTS | None = Field(
         None, description="device counts of the cases, e.g. 1,2,4; unset: those, and 8 where there are 8 GPUs"
     )
@@ -88,6 +109,17 @@ class Settings(Frozen):
         None, description="custom mesh instead of the strategies: pp degree"
     )
     data_parallel_size: PositiveInt | None = Field(None, description="custom mesh instead of the strategies: dp degree")
+
+    @validate_model(mode="after")
+    def _strategy_or_mesh(self) -> Self:
+        if self.strategy and self.has_custom_mesh:
+            raise ValueError("give either a strategy or parallel sizes, not both")
+        return self
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The asked strategies; empty where none were given."""
+        return tuple(dict.fromkeys(name.strip() for name in (self.strategy or "").split(",") if name.strip()))
 
     @property
     def device_counts(self) -> tuple[int, ...]:
@@ -151,11 +183,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_settings(preset: str, given: Mapping[str, Any]) -> Settings:
-    """A preset with the user's values over it; SpecError names every wrong one and what is allowed."""
+def make_settings(preset: str, given: Mapping[str, Any], configured: Mapping[str, Any] | None = None) -> Settings:
+    """A preset, over it what is `configured`, over both what the user has `given` now.
+
+    None is no value in `given` and a value in `configured`, where a file may say null. Raises SpecError, which names
+    every wrong value and what is allowed.
+    """
     if preset not in PRESETS:
         raise SpecError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {**(configured or {}), **{name: value for name, value in given.items() if value is not None}}
     defaults = dict(PRESETS[preset])
     if "prompts" in chosen and chosen["prompts"] not in ("builtin", "random"):
         # The user's own prompts keep their own number and lengths.

@@ -61,10 +61,14 @@ def register_strategy(name: str, rule: MeshRule, description: str = "") -> None:
     STRATEGIES[name] = Strategy(name, rule, description)
 
 
-def mesh_for(strategy: str, num_gpus: int) -> MeshSpec:
-    """The mesh of a strategy on so many devices; SpecError says what is allowed."""
+def check_known(strategy: str) -> None:
     if strategy not in STRATEGIES:
         raise SpecError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+
+
+def mesh_for(strategy: str, num_gpus: int) -> MeshSpec:
+    """The mesh of a strategy on so many devices; SpecError says what is allowed."""
+    check_known(strategy)
     mesh = STRATEGIES[strategy].rule(num_gpus) if num_gpus >= 1 else None
     if mesh is None:
         allowed = [n for n in range(1, 17) if STRATEGIES[strategy].rule(n)]
@@ -82,6 +86,9 @@ def is_degenerate(strategy: str, mesh: MeshSpec) -> bool:
     return any(STRATEGIES[name].rule(mesh.size) == mesh for name in earlier)
 
 
-def cases(device_counts: tuple[int, ...]) -> list[tuple[str, int]]:
-    """(strategy, devices) for every strategy that exists there; one device is pure data parallel only."""
-    return [(name, n) for n in device_counts for name, row in STRATEGIES.items() if row.rule(n)]
+def cases(device_counts: tuple[int, ...], only: tuple[str, ...] = ()) -> list[tuple[str, int]]:
+    """(strategy, devices) for every strategy, or `only` these, that exists there; SpecError for an unknown one."""
+    for name in only:
+        check_known(name)
+    rows = [(name, row) for name, row in STRATEGIES.items() if not only or name in only]
+    return [(name, n) for n in device_counts for name, row in rows if row.rule(n)]

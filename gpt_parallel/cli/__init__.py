@@ -7,14 +7,17 @@ from typing import Annotated
 import typer
 
 from gpt_parallel import __version__
-from gpt_parallel.cli import ab, gate, report, run
+from gpt_parallel.cli import ab, data, doctor, gate, matrix, report, run
 from gpt_parallel.cli.common import takes_settings
 
 app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
 app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches",)))
+app.command("matrix", help=matrix.HELP)(takes_settings(matrix.matrix))
+app.command("doctor", help=doctor.HELP)(takes_settings(doctor.doctor))
 app.command("report", help=report.HELP)(report.report)
 app.command("ab", help=ab.HELP)(ab.ab)
 app.command("gate", help=gate.HELP)(gate.gate)
+app.add_typer(data.app, name="data")
 
 
 def _version(asked: bool) -> None:
@@ -38,7 +41,8 @@ def _interrupt(*_: object) -> None:
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _interrupt)  # what Ctrl-C cleans up, a CI system's cancellation does too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a CI system's cancellation, a closed terminal
+        signal.signal(number, _interrupt)  # cleans up as Ctrl-C does
     try:
         app()
     except BrokenPipeError:

@@ -4,16 +4,20 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from gpt_parallel.classic import CLASSIC, Classic, apply_classic
+from gpt_parallel.config_file import ConfigFile, read_config, to_yaml
 from gpt_parallel.launch.devices import default_preset
 from gpt_parallel.launch.local import LaunchError
 from gpt_parallel.settings import PRESETS, Option, make_settings, options
 from gpt_parallel.spec import SpecError
 from gpt_parallel.suite import VerificationError
+from gpt_parallel.text import plain_lines
 
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -23,32 +27,62 @@ def option(flag: str, text: str) -> Any:
 
 
 def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) -> Callable[..., None]:
-    """Give a command `--preset` and an option per field of Settings; it is called with the `settings` they make."""
+    """Give a command `--preset`, `--config` and an option per field of Settings.
+
+    It is called with the `settings` they make. The command line wins over the file, the file over the preset.
+    """
     offered = [option for option in options() if option.field not in without]
 
     @functools.wraps(command)
-    def with_settings(preset: str | None, **arguments: Any) -> None:
+    def with_settings(preset: str | None, config: Path | None, print_config: bool, **arguments: Any) -> None:
         given = {o.field: arguments.pop(o.field) for o in offered}
         given |= {o.field: o.constant for o in offered if o.constant is not None and given[o.field]}
+        classic = {c.field: arguments.pop(c.field) for c in CLASSIC}
         with exit_codes():
-            command(settings=make_settings(preset or default_preset(), given), **arguments)
+            given, notes = apply_classic(classic, given)
+            file = read_config(config) if config else ConfigFile({})
+            settings = make_settings(preset or file.preset or default_preset(), given, file.values)
+            for note in notes:
+                errors.print(f"note: {plain_lines(note)}")
+            if print_config:
+                print(to_yaml(settings), end="")
+                return
+            command(settings=settings, **arguments)
 
-    presets = typer.Option(
-        "--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu"
-    )
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
     parameters = [
         *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
-        _parameter("preset", Annotated[str | None, presets]),
+        *_shared_parameters(),
         *(_parameter(o.field, _annotation(o)) for o in offered),
+        *(_parameter(c.field, _classic_annotation(c)) for c in CLASSIC),
     ]
     with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_settings
 
 
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _shared_parameters() -> list[inspect.Parameter]:
+    presets = typer.Option(
+        "--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu"
+    )
+    config = typer.Option("--config", metavar="FILE", help="YAML file of settings; options given here win over it")
+    show = typer.Option("--print-config", help="print the settings as such a file and stop")
+    return [
+        _parameter("preset", Annotated[str | None, presets]),
+        _parameter("config", Annotated[Path | None, config]),
+        _parameter("print_config", Annotated[bool, show], default=False),
+    ]
+
+
+def _classic_annotation(classic: Classic) -> Any:
+    flag = f"--{classic.name}"
+    if classic.metavar is not None:
+        return Annotated[str | None, typer.Option(flag, metavar=classic.metavar, help=classic.help)]
+    return Annotated[bool | None, typer.Option(flag, help=classic.help)]
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _annotation(option: Option) -> Any:
@@ -58,6 +92,17 @@ def _annotation(option: Option) -> Any:
     return Annotated[bool | None, typer.Option(flag, help=option.help)]
 
 
+def make_writable(directory: Path) -> None:
+    """Refuse an output directory that cannot be written before hours of work go into it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".gpt-parallel-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SpecError(f"output directory {directory}: cannot be written ({error.strerror})") from error
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Exit 2 for what the user got wrong, 1 for a failed run, 130 for Ctrl-C, each with its message."""
@@ -65,11 +110,35 @@ def exit_codes() -> Iterator[None]:
         yield
     except SpecError as error:
         for problem in error.problems:
-            errors.print(f"error: {problem}")
+            print_error(problem)
         raise typer.Exit(2) from error
     except (LaunchError, VerificationError) as error:
-        errors.print(f"error: {error}")
+        print_error(error)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         errors.print("interrupted; all ranks were stopped, nothing was written")
         raise typer.Exit(130) from error
+
+
+@contextmanager
+def verdict_codes() -> Iterator[None]:
+    """Exit codes of a command that judges: all else that goes wrong is 2, for a traceback's 1 means "regression"."""
+    try:
+        with exit_codes():
+            yield
+    except typer.Exit:
+        raise
+    except Exception as error:
+        print_error(describe(error))
+        raise typer.Exit(2) from error
+
+
+def print_error(problem: object) -> None:
+    errors.print(f"error: {plain_lines(problem)}")
+
+
+def describe(error: Exception) -> str:
+    """One line about an error; of an unexpected one its kind, too."""
+    if isinstance(error, SpecError):
+        return "; ".join(error.problems)
+    return f"unexpected {type(error).__name__}: {error}".replace("\n", " ")

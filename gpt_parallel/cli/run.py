@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+from gpt_parallel.breakdown_table import render_ranks
 from gpt_parallel.case import summarise
-from gpt_parallel.cli.common import errors, option
+from gpt_parallel.cli.common import errors, make_writable, option
 from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.local import OnPhase
 from gpt_parallel.result import RunResult, write_atomically
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import SpecError
+from gpt_parallel.spec import RunSpec, SpecError
 from gpt_parallel.strategies import STRATEGIES
 from gpt_parallel.suite import CUSTOM, Suite, custom_mesh
 from gpt_parallel.table import render_table
@@ -27,24 +28,27 @@ Examples:
   gpt-parallel run --strategy tensor_data_hybrid --num-gpus 2
       --model ./my-gpt2 --prompts prompts.jsonl --output-dir out
   gpt-parallel run --tensor-parallel-size 2 --pipeline-parallel-size 2
+  gpt-parallel run --config configs/one-case.yaml --num-gpus 2
+  gpt-parallel run --preset smoke --print-config > mine.yaml
 """
 
 
 def run(
-    strategy: Annotated[str | None, option("--strategy", f"One of: {', '.join(STRATEGIES)}.")] = None,
     output_dir: Annotated[
         Path | None, option("--output-dir", "Where result.json goes. Default: reports/<strategy>-<n>gpu.")
     ] = None,
     *,
     settings: Settings,
 ) -> None:
+    if settings.launches > 1:
+        errors.print(f"note: run makes one launch; the {settings.launches} in the file are for matrix and pytest")
     with _progress() as on_phase:
-        case = _choose_case(settings, strategy)
+        case = _choose_case(settings)
         fork_server.warm_up()
         suite = Suite(settings, on_phase)
-        spec = suite.spec(*case)
+        spec = _with_own_profile(suite.spec(*case), settings)
         directory = output_dir or Path("reports") / spec.name
-        _make_writable(directory)
+        make_writable(directory)
         path = directory / "result.json"
         path.unlink(missing_ok=True)  # should this run fail, an earlier one's figures are not its result
         result = suite.run(spec)
@@ -52,35 +56,35 @@ def run(
     _print(result, path)
 
 
-def _choose_case(settings: Settings, strategy: str | None) -> tuple[str, int]:
-    counts = settings.device_counts
+def _with_own_profile(spec: RunSpec, settings: Settings) -> RunSpec:
+    """One run's traces need no directory for each case."""
+    profile = str(Path(settings.profile).absolute()) if settings.profile is not None else None
+    return spec.model_copy(update={"execution": spec.execution.model_copy(update={"profile": profile})})
+
+
+def _choose_case(settings: Settings) -> tuple[str, int]:
+    counts, strategies = settings.device_counts, settings.strategies
     if len(counts) > 1:
-        raise SpecError(f"--num-gpus {settings.num_gpus}: one run has one device count")
+        raise SpecError(f"--num-gpus {settings.num_gpus}: one run has one device count (gpt-parallel matrix has many)")
     if settings.has_custom_mesh:
-        if strategy is not None:
-            raise SpecError("give either a strategy or parallel sizes, not both")
         return CUSTOM, custom_mesh(settings, counts[0] if counts else None).size
-    if strategy is None:
+    if not strategies:
         raise SpecError(f"--strategy is missing; allowed: {', '.join(STRATEGIES)} (or give the parallel sizes)")
+    if len(strategies) > 1:
+        raise SpecError(f"--strategy {settings.strategy}: one run has one strategy (gpt-parallel matrix has many)")
     if not counts:
         raise SpecError("--num-gpus is missing: how many devices the strategy is to use")
-    return strategy, counts[0]
-
-
-def _make_writable(directory: Path) -> None:
-    """Refuse an output directory that cannot be written before hours of work go into it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".gpt-parallel-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SpecError(f"output directory {directory}: cannot be written ({error.strerror})") from error
+    return strategies[0], counts[0]
 
 
 def _print(result: RunResult, path: Path) -> None:
     check = result.verification
     print(render_table([summarise([result])]))
+    if breakdown := render_ranks(result):
+        print(breakdown)
+    if profile := result.spec.execution.profile:
+        print(f"top operators of rank 0 (traces and tables of all ranks: {profile}):")
+        print((Path(profile) / "rank_0.txt").read_text(encoding="utf-8"))
     if check.status == "skipped":
         print("not verified (--no-verify)")
     else:

@@ -1,0 +1,121 @@
+"""`gpt-parallel data`: prompts files made to measure, and checked before a long run reads them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from gpt_parallel.cli.common import errors, exit_codes, option
+from gpt_parallel.models import Tokenizer, resolve_model
+from gpt_parallel.prompt_files import (
+    PromptSet,
+    check_outputs,
+    grid,
+    grid_path,
+    histogram,
+    inspect_prompts,
+    make_prompts,
+    write_prompts,
+)
+from gpt_parallel.prompts import DEFAULT_MAX_LENGTH
+from gpt_parallel.spec import ModelSpec, SpecError
+from gpt_parallel.text import plain
+
+GENERATE_HELP = """Write a JSON Lines file of text prompts that are all PROMPT_TOKENS long.
+
+Texts are passages from the shipped prompts, chosen by --seed; the same command writes the same file. Lengths are
+counted by the model's own tokenizer where its files are on this disk, else in bytes, and the output says which.
+--benchmark writes several files instead, a grid of lengths (halving from PROMPT_TOKENS) and sizes (a fifth of
+NUM_SAMPLES, and all), named after OUTPUT.
+
+\b
+Examples:
+  gpt-parallel data generate --num-samples 50 --prompt-tokens 256 --output prompts.jsonl
+  gpt-parallel data generate --num-samples 60 --prompt-tokens 256 --benchmark --num-configs 6 --output bench.jsonl
+"""
+VALIDATE_HELP = """Check a prompts file as a run would read it: every line that is wrong, or how long the prompts are.
+
+Exit codes: 0 every line can be run, 2 some cannot, or the file cannot be read.
+
+\b
+Examples:
+  gpt-parallel data validate prompts.jsonl
+  gpt-parallel data validate prompts.jsonl --model gpt2-xl
+"""
+_MODEL = option("--model", "Whose tokenizer counts, and whose limits hold; it is not fetched.")
+
+app = typer.Typer(help="Make and check prompts files.", no_args_is_help=True)
+
+
+@app.command("generate", help=GENERATE_HELP)
+def generate(
+    output: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
+    num_samples: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 50,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 256,
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens to generate for each.")] = DEFAULT_MAX_LENGTH,
+    seed: Annotated[int, typer.Option(min=0, help="Which passages.")] = 0,
+    model: Annotated[str, _MODEL] = "gpt2",
+    benchmark: Annotated[bool, option("--benchmark", "Write a grid of lengths and sizes, a file each.")] = False,
+    num_configs: Annotated[int | None, typer.Option(min=1, help="With --benchmark: how many files; 6.")] = None,
+    force: Annotated[bool, option("--force", "Replace files that exist.")] = False,
+) -> None:
+    with exit_codes():
+        if num_configs is not None and not benchmark:
+            raise SpecError("--num-configs needs --benchmark")
+        spec = resolve_model(model, "auto", offline=True)
+        wanted = PromptSet(num_samples, prompt_tokens, max_length)
+        _check_length(wanted, spec)
+        files = {output: wanted}
+        if benchmark:
+            files = {grid_path(output, member): member for member in grid(wanted, num_configs or 6)}
+        check_outputs(files, force=force)
+        tokenizer = Tokenizer(spec)
+        with _progress(sum(member.num_samples for member in files.values())) as advance:
+            for path, member in files.items():
+                write_prompts(path, make_prompts(member, tokenizer.encode, seed), advance)
+                print(plain(f"{path}: {member.num_samples} prompts of {member.prompt_tokens} tokens"))
+        print(f"lengths are counted {_counted_by(tokenizer, spec)}")
+
+
+@app.command("validate", help=VALIDATE_HELP)
+def validate(
+    file: Annotated[Path, typer.Argument(help="JSON Lines file of prompts.", show_default=False)],
+    model: Annotated[str, _MODEL] = "gpt2",
+) -> None:
+    with exit_codes():
+        spec = resolve_model(model, "auto", offline=True)
+        tokenizer = Tokenizer(spec)
+        contents = inspect_prompts(file, tokenizer.encode, spec.architecture, spec.name)
+        count, lengths = len(contents.prompt_lengths), contents.prompt_lengths
+        news = sorted({min(contents.max_lengths), max(contents.max_lengths)})
+        print(plain(f"{file}: {count} prompts, all can be run with {spec.name}"))
+        print(f"{contents.num_texts} texts, {count - contents.num_texts} lists of token ids; ", end="")
+        print(f"max_length {'–'.join(map(str, news))}; {contents.num_repeated} repeat an earlier one")
+        print(f"prompt lengths, counted {_counted_by(tokenizer, spec)}:")
+        print("\n".join(histogram(lengths)))
+
+
+def _check_length(wanted: PromptSet, spec: ModelSpec) -> None:
+    total, limit = wanted.prompt_tokens + wanted.max_length, spec.architecture.n_positions
+    if total > limit:
+        raise SpecError(
+            f"{wanted.prompt_tokens} prompt + {wanted.max_length} new tokens = {total}, but {spec.name} has {limit} "
+            "positions; use a smaller --prompt-tokens or --max-length"
+        )
+
+
+def _counted_by(tokenizer: Tokenizer, spec: ModelSpec) -> str:
+    if tokenizer.is_own:
+        return plain(f"by {spec.name}'s own tokenizer")
+    return plain(f"in bytes, for {spec.name}'s tokenizer is not on this disk")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, nothing in a log: the files' own lines are enough there."""
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("writing", total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,89 @@
+"""Which cases of the main job can run on a machine, and why others cannot: too few GPUs, wrong sizes, no memory."""
+
+from math import prod
+from typing import Literal
+
+from gpt_parallel.doctor.facts import Facts
+from gpt_parallel.launch.devices import device_counts, why_skip
+from gpt_parallel.settings import Settings
+from gpt_parallel.spec import Frozen, RunSpec, SpecError
+from gpt_parallel.strategies import cases
+from gpt_parallel.suite import CUSTOM, Suite, custom_mesh
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PROCESS_BYTES = {"cpu": 200 << 20, "cuda": 1 << 30}  # torch in a rank of its own; a CUDA context and work space
+
+
+class CaseVerdict(Frozen):
+    """Whether a case can run. A case that is skipped for want of GPUs is no fault; one that would fail is."""
+
+    strategy: str
+    num_gpus: int
+    outcome: Literal["runs", "skipped", "fails"]
+    reason: str = ""
+
+
+def judge_cases(settings: Settings, facts: Facts) -> list[CaseVerdict]:
+    """A verdict for every case of the job that `settings` describe. Raises SpecError where there are no cases."""
+    suite = Suite(_on_this_disk(settings))
+    if settings.has_custom_mesh:
+        counts = settings.device_counts or (None,)
+        rows = [(CUSTOM, custom_mesh(settings, count).size) for count in counts]
+    else:
+        rows = cases(device_counts(settings), settings.strategies)
+    return [_judge(strategy, count, suite, facts) for strategy, count in rows]
+
+
+def _on_this_disk(settings: Settings) -> Settings:
+    """The same job without fetching anything: where weights are not here yet, random ones have the same sizes."""
+    weights = "auto" if settings.weights == "checkpoint" else settings.weights
+    return settings.model_copy(update={"offline": True, "weights": weights})
+
+
+def _judge(strategy: str, num_gpus: int, suite: Suite, facts: Facts) -> CaseVerdict:
+    if reason := why_skip(suite.settings, num_gpus):
+        return CaseVerdict(strategy=strategy, num_gpus=num_gpus, outcome="skipped", reason=reason)
+    try:
+        spec = suite.spec(strategy, num_gpus)
+    except SpecError as error:
+        return CaseVerdict(strategy=strategy, num_gpus=num_gpus, outcome="fails", reason="; ".join(error.problems))
+    reason = _why_too_large(spec, facts)
+    if reason is None and suite.settings.verify:
+        reason = _why_too_large(spec.single_device(), facts)
+        reason = f"its single-device reference {reason} (--no-verify does without)" if reason else None
+    outcome: Literal["runs", "fails"] = "fails" if reason else "runs"
+    return CaseVerdict(strategy=strategy, num_gpus=num_gpus, outcome=outcome, reason=reason or "")
+
+
+def _why_too_large(spec: RunSpec, facts: Facts) -> str | None:
+    needed, size = rank_bytes(spec), spec.mesh.size
+    if spec.execution.device == "cpu":
+        available, where = facts.available_bytes, "of memory"
+        needed *= size
+    else:
+        gpus = facts.visible_gpus
+        available, where = min((gpu.free_bytes for gpu in gpus), default=0), "on each GPU"
+        needed *= -(-size // max(1, len(gpus)))
+    if needed <= available:
+        return None
+    return f"needs about {gib(needed)} {where}, {gib(available)} are free"
+
+
+def rank_bytes(spec: RunSpec) -> int:
+    """About what the largest rank holds: its shard of the weights, embedding or head whole, cache, and its process.
+
+    A rank of one stage keeps the embedding beside its share of the layers; on a CPU the head is packed into a copy.
+    """
+    shape, mesh, execution = spec.model.architecture, spec.mesh, spec.execution
+    tables = (shape.vocab_size + shape.n_positions) * shape.n_embd
+    head = shape.vocab_size * shape.n_embd // mesh.tp
+    layers = sum(prod(dimensions) for dimensions in shape.tensor_shapes.values()) - tables
+    window = max(request.total_tokens for request in spec.workload.requests)
+    rows = min(spec.workload.batch_size * mesh.pp, len(spec.workload.requests))
+    cache = 2 * rows * window * shape.n_embd * shape.n_layer // (mesh.pp * mesh.tp)
+    count = layers // (mesh.pp * mesh.tp) + tables + (head if execution.device == "cpu" else 0) + cache
+    return count * _ITEM_BYTES[execution.dtype] + _PROCESS_BYTES[execution.device]
+
+
+def gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

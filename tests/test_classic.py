@@ -1,0 +1,60 @@
+"""Names from other tools: what they stand for, and the honest answers."""
+
+import pytest
+
+from gpt_parallel.classic import apply_classic
+from gpt_parallel.spec import SpecError
+
+
+@pytest.mark.parametrize(
+    ("classic", "expected"),
+    [
+        ({"mixed_precision": "bfloat16"}, {"dtype": "bfloat16"}),
+        ({"mixed_precision": "float16"}, {"dtype": "float16"}),
+        ({"memory_efficient_attention": True}, {"attention": "efficient"}),
+        ({"memory_efficient_attention": None, "mixed_precision": None, "master_port": None}, {}),
+    ],
+)
+def test_names_stand_for_settings(classic, expected):
+    fields, notes = apply_classic(classic, {"seed": "3"})
+
+    assert fields == {"seed": "3", **expected}
+    assert notes == []
+
+
+def test_gradient_checkpointing_is_answered_in_a_sentence():
+    fields, (note,) = apply_classic({"gradient_checkpointing": True}, {})
+
+    assert fields == {}
+    assert "generation keeps no gradients" in note
+    for what_does in ("bfloat16", "tensor or pipeline parallelism", "batch_size", "max_length"):
+        assert what_does in note
+    assert "\n" not in note
+
+
+def test_a_master_port_is_answered_in_a_sentence():
+    _, (note,) = apply_classic({"master_port": "29500"}, {})
+
+    assert note == "master port 29500 is not used: ranks meet through a private file, so no port has to be free"
+
+
+@pytest.mark.parametrize(
+    ("classic", "given", "message"),
+    [
+        ({"mixed_precision": "int8"}, {}, "mixed-precision = 'int8': allowed are bfloat16, float16"),
+        ({"mixed_precision": "float16"}, {"dtype": "float32"}, "dtype is asked for twice: 'float32', and 'float16'"),
+        ({"memory_efficient_attention": True}, {"attention": "math"}, "attention is asked for twice"),
+        ({"master_port": "0"}, {}, "must be a port from 1 to 65535"),
+        ({"master_port": "x"}, {}, "must be a port from 1 to 65535"),
+        ({"master_port": "70000"}, {}, "must be a port from 1 to 65535"),
+    ],
+)
+def test_wrong_values_and_contradictions(classic, given, message):
+    with pytest.raises(SpecError, match=message):
+        apply_classic(classic, given)
+
+
+def test_saying_the_same_twice_is_no_contradiction():
+    fields, _ = apply_classic({"mixed_precision": "float16"}, {"dtype": "float16"})
+
+    assert fields["dtype"] == "float16"

@@ -1,0 +1,160 @@
+"""The matrix's journal: what survives what."""
+
+import json
+import os
+
+import pytest
+
+from gpt_parallel.journal import Finished, Header, Journal, JournalError
+from gpt_parallel.spec import SpecError
+from tests.factories import summary
+
+HEADER = Header(settings={"model": "gpt2-nano", "seed": 0}, machine={"hostname": "here"})
+PASSED = Finished(cell="a", outcome="passed", seconds=1.5, summary=summary())
+FAILED = Finished(cell="b", outcome="failed", reason="rank 1 failed")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "matrix.jsonl"
+
+
+def open_journal(path, header=HEADER, resume=False, force=False):
+    return Journal(path, header, resume=resume, force=force)
+
+
+def interrupted(path, *cells):
+    with open_journal(path) as journal:
+        for cell in cells:
+            journal.add(cell)
+
+
+def test_what_was_added_is_found_again(path):
+    interrupted(path, PASSED, FAILED)
+
+    with open_journal(path, resume=True) as journal:
+        assert journal.finished == {"a": PASSED, "b": FAILED}
+
+
+def test_each_cell_is_on_disk_before_the_next(path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), synced.append(path.read_bytes().count(b"\n"))))
+
+    with open_journal(path) as journal:
+        journal.add(PASSED)
+        journal.add(FAILED)
+
+    assert synced == [1, 2, 3]
+
+
+@pytest.mark.parametrize("num_bytes", [1, 10, 100])
+def test_a_line_that_was_cut_off_is_dropped(path, num_bytes):
+    interrupted(path, PASSED, FAILED)
+    path.write_bytes(path.read_bytes()[:-num_bytes])
+
+    with open_journal(path, resume=True) as journal:
+        assert list(journal.finished) == ["a"]
+        journal.add(FAILED)
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line.get("cell") for line in lines] == [None, "a", "b"]
+
+
+def test_a_later_line_of_a_cell_counts(path):
+    interrupted(path, FAILED, PASSED)
+    with open_journal(path, resume=True) as journal:
+        journal.forget("failed")
+        assert list(journal.finished) == ["a"]
+        journal.add(Finished(cell="b", outcome="skipped", reason="no GPU"))
+
+    with open_journal(path, resume=True) as journal:
+        assert journal.finished["b"].outcome == "skipped"
+
+
+def test_an_interrupted_matrix_is_not_thrown_away(path):
+    interrupted(path, PASSED)
+    before = path.read_bytes()
+
+    with pytest.raises(
+        SpecError, match="1 finished cells of an interrupted matrix; go on with --resume, or start over"
+    ):
+        open_journal(path)
+
+    assert path.read_bytes() == before
+    with open_journal(path, force=True) as journal:
+        assert journal.finished == {}
+
+
+def test_a_finished_matrix_may_be_run_again(path):
+    with open_journal(path) as journal:
+        journal.add(PASSED)
+        journal.end()
+
+    with open_journal(path) as journal:
+        assert journal.finished == {}
+
+
+def test_resuming_nothing_starts(path):
+    with open_journal(path, resume=True) as journal:
+        assert journal.finished == {}
+
+    assert json.loads(path.read_text())["kind"] == "matrix"
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (HEADER.model_copy(update={"settings": {"model": "gpt2-nano", "seed": 1}}), "seed was 0 and is 1"),
+        (HEADER.model_copy(update={"machine": {"hostname": "there"}}), "hostname was 'here' and is 'there'"),
+        (HEADER.model_copy(update={"settings": {"model": "gpt2-nano"}}), "seed was 0 and is None"),
+    ],
+)
+def test_runs_that_do_not_belong_in_one_table_are_kept_apart(path, header, message):
+    interrupted(path, PASSED)
+
+    with pytest.raises(SpecError, match=message):
+        open_journal(path, header, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"kind": "matrix"}\n', "settings: Field required"),
+        ('{"kind": "other"}\n', "is not a matrix journal"),
+        ("[1]\n", ":1: not an object"),
+        ("nonsense\n", ":1: not valid JSON"),
+        (HEADER.model_dump_json() + '\n{"kind": "cell", "cell": "a", "outcome": "great"}\n', "outcome = 'great'"),
+    ],
+)
+def test_files_that_cannot_be_resumed(path, content, message):
+    path.write_text(content)
+
+    with pytest.raises(SpecError, match=message):
+        open_journal(path, resume=True)
+
+    assert path.read_text() == content
+    with open_journal(path, force=True):
+        pass
+
+
+def test_two_writers_at_once_are_refused(path):
+    with open_journal(path), pytest.raises(SpecError, match="another matrix is writing it"):
+        open_journal(path, force=True)
+
+
+def test_a_journal_that_cannot_be_written(tmp_path):
+    with pytest.raises(SpecError, match="cannot be written"):
+        open_journal(tmp_path)
+
+
+def test_a_full_disk_keeps_what_was_there(path, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    with open_journal(path) as journal:
+        journal.add(PASSED)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(JournalError, match="cannot be written any more \\(No space left on device\\)"):
+            journal.add(FAILED)
+        assert list(journal.finished) == ["a"]
