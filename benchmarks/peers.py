@@ -28,11 +28,11 @@ class GptParallel:
         self._stopwatch = Stopwatch(rank._device)
 
     def run(self):
-        from gpt_parallel.engine.rank import _tokens_by_request
+        from gpt_parallel.engine.records import tokens_by_request
         from gpt_parallel.engine.timeline import consume
 
         seconds, timelines, events = consume(self._generator.run(), self._stopwatch)
-        return seconds, timelines, lambda: _tokens_by_request(events)
+        return seconds, timelines, lambda: tokens_by_request(events)
 
 
 class _Batches:

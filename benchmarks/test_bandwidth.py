@@ -2,8 +2,8 @@
 
 Decoding reads every weight once per step, so a rank cannot be faster than its bytes ÷ its share of the bandwidth. The
 bandwidth is what all ranks' cores read at the same time, from buffers far larger than any cache, measured before and
-after each case. MBU (model bandwidth utilisation) is bytes a rank must read in one TPOT ÷ (TPOT × its bandwidth).
-The figures stand in docs/performance.md. CPU ranks only.
+after each case. The formula of MBU is that of `gpt_parallel/cost.py`; the saved file also has what a result says by the
+ranks' own measure, which is briefer and after the rounds. The figures stand in docs/performance.md. CPU ranks only.
 """
 
 import os
@@ -13,6 +13,7 @@ from statistics import mean
 
 import pytest
 
+from gpt_parallel.cost import bytes_per_step, messages_per_step, num_lanes
 from gpt_parallel.launch.fork_server import server_environment
 from gpt_parallel.launch.local import cores_of
 
@@ -71,34 +72,6 @@ class Readers:
         return min(float(answer) for answer in self._answers()) * self._share
 
 
-def bytes_per_step(result):
-    """What the busiest rank reads to take one lane a token further: its weights, and the cached keys and values."""
-    spec = result.spec
-    shape, workload = spec.model.architecture, spec.workload
-    item = 4 if spec.execution.dtype == "float32" else 2
-    window = mean(len(r.prompt_ids) + r.max_new_tokens / 2 for r in workload.requests)
-    found = []
-    for rank in result.ranks:
-        weights = rank.parameter_bytes
-        if rank.stage == 0:  # tables of which only a few rows are read
-            weights -= item * shape.n_embd * (shape.vocab_size + shape.n_positions)
-            if spec.mesh.pp == 1:  # the head is a part of one of them
-                weights += item * shape.n_embd * shape.vocab_size // spec.mesh.tp
-        layers = rank.layers[1] - rank.layers[0]
-        cached = 2 * item * workload.batch_size * window * rank.num_heads * shape.head_size * layers
-        found.append(weights + cached)
-    return max(found)
-
-
-def messages_per_step(result):
-    """The busiest rank's calls and bytes for one decode step of one lane: from counts of a pass, prefill included."""
-    spec = result.spec
-    per_replica = -(-len(spec.workload.requests) // (spec.workload.batch_size * spec.mesh.dp))
-    forwards = per_replica * spec.workload.requests[0].max_new_tokens
-    counts = max((rank.collectives for rank in result.ranks), key=lambda counted: sum(c.calls for c in counted))
-    return {count.op: count.calls / forwards for count in counts}
-
-
 @pytest.mark.parametrize("num_gpus", [1, 2, 4])
 @pytest.mark.parametrize(
     "strategy", ["pure_data_parallel", "tensor_data_hybrid", "pipeline_data_hybrid", "full_model_parallel"]
@@ -119,10 +92,11 @@ def test_memory_bandwidth_utilisation(benchmark, gpt_suite, strategy, num_gpus):
 
     result, bandwidth = benchmark.pedantic(measure, rounds=1)
 
-    needed = bytes_per_step(result)
-    mbu = spec.mesh.pp * needed / (result.figures.tpot_s * bandwidth)
-    messages = messages_per_step(result)
+    needed = max(bytes_per_step(spec, rank) for rank in result.ranks)
+    mbu = num_lanes(spec) * needed / (result.figures.tpot_s * bandwidth)
+    messages = messages_per_step(spec, result.ranks)
     benchmark.extra_info.update(bytes_per_step=needed, bandwidth_bytes_per_s=bandwidth, mbu=mbu, **messages)
+    benchmark.extra_info["mbu_by_the_ranks_own_measure"] = result.efficiency.mbu
     print(
         f"\n| {strategy} | {spec.mesh} | {needed / 1e6:.0f} MB | "
         f"{', '.join(f'{calls:.2g} {op}' for op, calls in messages.items()) or 'none'} | "

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from statistics import fmean, median, quantiles
 
+from gpt_parallel.case_readings import summarise_readings
 from gpt_parallel.result import CaseSummary, LaunchFigures, RunResult
 
 _STATUS_ORDER = ("exact", "tie", "skipped", "mismatch")
@@ -28,6 +29,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         device_name=environment.device_names[0],
         backend=spec.execution.backend,
         linear=first.ranks[0].linear,
+        attention=spec.execution.attention,
         decode=spec.execution.decode,
         model=spec.model.name,
         weights=first.weights_origin,
@@ -61,6 +63,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         git_commit=environment.git_commit,
         git_dirty=environment.git_dirty,
         launches=launches,
+        **summarise_readings(results),
     )
 
 
@@ -97,6 +100,7 @@ def _latencies(
         f"{name}_s": _median(getattr(launch, f"{name}_s") for launch in launches),
         f"{name}_mean_s": fmean(pooled) if pooled else None,
         f"{name}_p90_s": percentile(pooled, 90),
+        f"{name}_p95_s": percentile(pooled, 95),
         f"{name}_p99_s": percentile(pooled, 99),
         f"{name}_samples": len(pooled),
     }

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 
+from gpt_parallel.readings import Energy, GpuTelemetry
 from gpt_parallel.result import BatchTimeline, Figures, RankReport, RoundReport
 from gpt_parallel.spec import RunSpec
 
@@ -15,6 +16,7 @@ def figures(spec: RunSpec, ranks: Sequence[RankReport]) -> Figures:
     rounds = list(zip(*(rank.rounds for rank in ranks), strict=True))
     seconds = tuple(max(report.seconds for report in reports) for reports in rounds)
     throughput = spec.workload.num_output_tokens / median(seconds)
+    imbalance = tuple(_imbalance([report.seconds for report in reports]) for reports in rounds)
     ttft: list[float] = []
     itl: list[float] = []
     tpot: list[float] = []
@@ -29,6 +31,8 @@ def figures(spec: RunSpec, ranks: Sequence[RankReport]) -> Figures:
         round_seconds=seconds,
         throughput_tok_s=throughput,
         throughput_per_gpu_tok_s=throughput / spec.num_gpus,
+        imbalance_by_round=imbalance,
+        imbalance=median(imbalance),
         ttft_samples_s=tuple(ttft),
         itl_samples_s=tuple(itl),
         tpot_samples_s=tuple(tpot),
@@ -38,6 +42,21 @@ def figures(spec: RunSpec, ranks: Sequence[RankReport]) -> Figures:
         tpot_s=median(tpot) if tpot else None,
         latency_s=median(latency),
     )
+
+
+def _imbalance(seconds: Sequence[float]) -> float:
+    """The slowest rank ÷ the mean one; 1 is a perfect balance."""
+    return max(seconds) / fmean(seconds) if max(seconds) else 1.0
+
+
+def energy(spec: RunSpec, gpus: Sequence[GpuTelemetry], reason: str) -> Energy:
+    """Joules of all GPUs over the timed rounds, and for each output token; `reason` is why there would be no GPU."""
+    problems = [f"{gpu.name}: {gpu.unavailable['energy_j']}" for gpu in gpus if gpu.energy_j is None]
+    if problems or not gpus:
+        why = "; ".join(problems) or reason
+        return Energy(unavailable={"energy_j": why, "energy_j_per_token": why})
+    total = sum(gpu.energy_j or 0.0 for gpu in gpus)
+    return Energy(energy_j=total, energy_j_per_token=total / (spec.workload.num_output_tokens * spec.execution.rounds))
 
 
 def _batch_times(reports: Iterable[RoundReport]) -> Iterable[tuple[float, tuple[float, ...]]]:

@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from gpt_parallel.progress import CaseProgress
     from gpt_parallel.result import RunResult
     from gpt_parallel.session import SessionRecord
     from gpt_parallel.settings import Settings
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 _SUITE: "pytest.StashKey[Suite]" = pytest.StashKey()
 _RECORD: "pytest.StashKey[SessionRecord]" = pytest.StashKey()
+_PROGRESS: "pytest.StashKey[CaseProgress]" = pytest.StashKey()
+_NOTES: "pytest.StashKey[list[str]]" = pytest.StashKey()
 
 _measured_s = 0.0
 
@@ -35,50 +38,41 @@ def _advance_clock(seconds: float) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    from gpt_parallel.settings import PRESETS, options
+    from gpt_parallel.pytest_options import add_options
 
-    group = parser.getgroup("gpt", "distributed GPT generation (gpt_parallel)")
-    group.addoption("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
-    parser.addini("gpt_preset", "default of --gpt-preset")
-    group.addoption("--gpt-report", metavar="DIR", help="where the report goes; default: reports/latest")
-    group.addoption("--gpt-no-report", action="store_true", help="write no report")
-    for option in options():
-        flag, field, text = f"--gpt-{option.name}", f"gpt_{option.field}", option.help.replace("%", "%%")
-        if option.constant is None:
-            group.addoption(flag, dest=field, metavar=option.metavar, help=text)
-        else:
-            group.addoption(flag, dest=field, action="store_const", const=str(option.constant), help=text)
-        parser.addini(field, f"default of {flag}: {option.help}" if option.constant is not False else f"false: {flag}")
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if not config.getoption("gpt_print_config"):
+        return None
+    from gpt_parallel.config_file import to_yaml
+
+    print(to_yaml(_settings(config)), end="")
+    return 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    from gpt_parallel.pytest_options import is_asked
+
     config.addinivalue_line("markers", "gpus(n): the number of devices a generation case runs on")
-    if _given(config):
+    if is_asked(config):
         _settings(config)  # a wrong option is a usage error now, not a failed case later
 
 
-def _given(config: pytest.Config) -> dict[str, str]:
-    """What the user set, options before ini values."""
-    from gpt_parallel.settings import Settings
-
-    values = {}
-    for name in ("preset", *Settings.model_fields):
-        value = config.getoption(f"gpt_{name}") or config.getini(f"gpt_{name}")
-        if value:
-            values[name] = value
-    return values
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [f"gpt_parallel: {note}" for note in config.stash.get(_NOTES, [])]
 
 
 def _settings(config: pytest.Config) -> "Settings":
     if _SETTINGS not in config.stash:
-        from gpt_parallel.launch.devices import default_preset, resolve_device
-        from gpt_parallel.settings import make_settings
+        from gpt_parallel.launch.devices import resolve_device
+        from gpt_parallel.pytest_options import choose
         from gpt_parallel.spec import SpecError
 
-        given = _given(config)
         try:
-            preset = given.pop("preset", "") or default_preset()
-            settings = make_settings(preset, given)
+            settings, config.stash[_NOTES] = choose(config)
             resolve_device(settings)
             if settings.has_custom_mesh:
                 _custom_cases(settings)
@@ -99,10 +93,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if any("num_gpus" in str(mark.args[:1]) for mark in metafunc.definition.iter_markers("parametrize")):
         return
     from gpt_parallel.launch.devices import device_counts, why_skip
-    from gpt_parallel.strategies import cases
+    from gpt_parallel.strategies import STRATEGIES, cases
 
     settings = _settings(metafunc.config)
-    rows = _custom_cases(settings) if settings.has_custom_mesh else cases(device_counts(settings))
+    asked = [name for name in settings.strategies if name in STRATEGIES]  # of others _check_strategies complains
+    rows = _custom_cases(settings) if settings.has_custom_mesh else cases(device_counts(settings), tuple(asked))
     parameters = []
     for strategy, num_gpus in rows:
         marks = [pytest.mark.gpus(n=num_gpus)]
@@ -120,9 +115,23 @@ def _custom_cases(settings: "Settings") -> list[tuple[str, int]]:
     return [(CUSTOM, custom_mesh(settings, count).size) for count in counts]
 
 
+def _check_strategies(settings: "Settings") -> None:
+    """Raise UsageError for strategies that do not exist, now that every conftest.py has registered its own."""
+    from gpt_parallel.spec import SpecError
+    from gpt_parallel.strategies import check_known
+
+    try:
+        for name in settings.strategies:
+            check_known(name)
+    except SpecError as error:
+        raise pytest.UsageError(_usage(error.problems)) from error
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have pytest-benchmark time cases by the ranks' clock; the nearest mark is the one it reads."""
+    if _SETTINGS in config.stash:
+        _check_strategies(config.stash[_SETTINGS])
     for item in items:
         if "gpt_record" in getattr(item, "fixturenames", ()):
             mark = item.get_closest_marker("benchmark")
@@ -165,8 +174,16 @@ def _suite(config: pytest.Config) -> "Suite":
     if _SUITE not in config.stash:
         from gpt_parallel.suite import Suite
 
-        config.stash[_SUITE] = Suite(_settings(config))
+        config.stash[_SUITE] = Suite(_settings(config), _progress(config))
     return config.stash[_SUITE]
+
+
+def _progress(config: pytest.Config) -> "CaseProgress":
+    if _PROGRESS not in config.stash:
+        from gpt_parallel.progress import CaseProgress, pytest_progress
+
+        config.stash[_PROGRESS] = CaseProgress(pytest_progress(config))
+    return config.stash[_PROGRESS]
 
 
 def _record(config: pytest.Config) -> "SessionRecord":
@@ -259,8 +276,10 @@ def gpt_case(
     def run(strategy: str, num_gpus: int) -> "RunResult":
         refuse_parallel_timing(request.config)
         num_launches = gpt_suite.settings.launches if benchmark.enabled else 1
+        progress = _progress(request.config)
         try:
             spec = gpt_suite.spec(strategy, num_gpus)
+            progress.start(spec)
             results = gpt_record(
                 lambda: [gpt_suite.run(spec, timed=benchmark.enabled) for _ in range(num_launches)],
                 num_launches * spec.execution.rounds,
@@ -270,6 +289,8 @@ def gpt_case(
         except BaseException:
             benchmark.has_error = True
             raise
+        finally:
+            progress.end()
         return results[-1]
 
     return run
@@ -279,10 +300,13 @@ def gpt_case(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     record = config.stash.get(_RECORD, None)
     if record is not None and record.summaries:
+        from gpt_parallel.breakdown_table import render_breakdown
         from gpt_parallel.table import render_table
 
         terminalreporter.section("gpt_parallel")
-        terminalreporter.write_line(render_table(record.summaries))
+        terminalreporter.write_line(render_table(record.summaries) + render_breakdown(record.summaries))
+        if profile := _settings(config).profile:
+            terminalreporter.write_line(f"profiles: a directory for each case in {profile}")
         if record.is_timed and not config.getoption("gpt_no_report"):
             terminalreporter.write_line(_write_report(record, config))
 

@@ -2,11 +2,13 @@
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
+from gpt_parallel.readings import Breakdown, Efficiency, Energy, GpuTelemetry, PeakRates, RankTelemetry
 from gpt_parallel.spec import Frozen, MeshSpec, RunSpec, SpecError
 
 
@@ -16,6 +18,14 @@ class CollectiveCount(Frozen):
     op: str
     calls: NonNegativeInt
     bytes: NonNegativeInt
+
+
+class CollectiveProbe(Frozen):
+    """What one call of a collective costs: the median of many, as this rank saw it."""
+
+    op: str
+    bytes: NonNegativeInt
+    seconds: NonNegativeFloat
 
 
 class BatchTimeline(Frozen):
@@ -80,7 +90,11 @@ class RankReport(Frozen):
     rounds: tuple[RoundReport, ...] = ()
     records: tuple[TokenRecord, ...] = ()
     scores: tuple[TokenScore, ...] = ()
+    probes: tuple[CollectiveProbe, ...] = ()
     peak_memory_bytes: NonNegativeInt | None = None
+    telemetry: RankTelemetry | None = None
+    peak_rates: PeakRates | None = None
+    breakdown: Breakdown | None = None
     phase_seconds: dict[str, float] = Field(default_factory=dict)
     device_name: str = ""
     cores: tuple[int, ...] = ()
@@ -128,6 +142,8 @@ class Environment(Frozen):
 class Figures(Frozen):
     """What was measured. A round's time is its slowest rank's; throughput is of the median round.
 
+    Load imbalance: a round's slowest rank ÷ the mean of its ranks; `imbalance` is the median round's.
+
     TTFT: a batch's start to its first token. ITL: gaps between a batch's later tokens. TPOT: (last − first token) /
     (tokens − 1), one sample a batch and round; empty where batches have a single token. Latency: a batch's start to its
     last token.
@@ -136,6 +152,8 @@ class Figures(Frozen):
     round_seconds: tuple[float, ...] = ()
     throughput_tok_s: float | None = None
     throughput_per_gpu_tok_s: float | None = None
+    imbalance_by_round: tuple[float, ...] = ()
+    imbalance: float | None = None
     ttft_samples_s: tuple[float, ...] = ()
     itl_samples_s: tuple[float, ...] = ()
     tpot_samples_s: tuple[float, ...] = ()
@@ -163,6 +181,9 @@ class RunResult(Frozen):
     environment: Environment
     ranks: tuple[RankReport, ...]
     outputs: tuple[Output, ...]
+    gpus: tuple[GpuTelemetry, ...] = ()
+    energy: Energy | None = None
+    efficiency: Efficiency | None = None
 
     @property
     def mesh(self) -> MeshSpec:
@@ -173,6 +194,7 @@ class RunResult(Frozen):
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 PositiveSeconds = Annotated[float, Field(ge=1e-12, le=1e9)]
 Rate = Annotated[float, Field(ge=1e-12, le=1e15)]
+Quantity = Annotated[float, Field(ge=0, le=1e15)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
 
@@ -195,8 +217,12 @@ OWN_ENGINE = "gpt_parallel"
 class CaseSummary(Frozen):
     """A case's figures as one row, all its launches together: pytest-benchmark's `extra_info`.
 
-    Everything but `launches` is flat. Times are medians over launches; `_mean`, `_p90` and `_p99` are over the pooled
-    samples, `_samples` of them, and null where there are too few to carry the percentile.
+    Everything but `launches` is flat. Times are medians over launches; `_mean`, `_p90`, `_p95` and `_p99` are over the
+    pooled samples, `_samples` of them, and null where there are too few to carry the percentile.
+
+    From `imbalance` on: `readings.py` has each figure's meaning. They are medians over launches; of a launch's ranks or
+    GPUs the mean is taken, the largest of memory and temperature, the sum of power and energy. `breakdown_…` are shares
+    of the pass. `unavailable` has the reasons for what is null.
     """
 
     model_config = ConfigDict(extra="ignore")  # users may add to a benchmark's extra_info
@@ -213,6 +239,7 @@ class CaseSummary(Frozen):
     device_name: str
     backend: str
     linear: str | None = None
+    attention: str | None = None
     decode: str | None = None
     model: str
     weights: str
@@ -229,16 +256,19 @@ class CaseSummary(Frozen):
     ttft_s: Seconds | None
     ttft_mean_s: Seconds | None
     ttft_p90_s: Seconds | None
+    ttft_p95_s: Seconds | None = None
     ttft_p99_s: Seconds | None
     ttft_samples: Count
     tpot_s: Seconds | None
     tpot_mean_s: Seconds | None
     tpot_p90_s: Seconds | None
+    tpot_p95_s: Seconds | None = None
     tpot_p99_s: Seconds | None
     tpot_samples: Count
     latency_s: Seconds | None
     latency_mean_s: Seconds | None
     latency_p90_s: Seconds | None
+    latency_p95_s: Seconds | None = None
     latency_p99_s: Seconds | None
     latency_samples: Count
     itl_s: Seconds | None
@@ -258,6 +288,28 @@ class CaseSummary(Frozen):
     git_commit: str | None
     git_dirty: bool | None
     launches: Annotated[tuple[LaunchFigures, ...], Field(min_length=1)]
+    imbalance: Quantity | None = None
+    mbu: Quantity | None = None
+    mfu: Quantity | None = None
+    peak: str | None = None
+    cpu_share: Quantity | None = None
+    max_resident_bytes: Count | None = None
+    max_proportional_bytes: Count | None = None
+    max_reserved_bytes: Count | None = None
+    gpu_utilisation_percent: Quantity | None = None
+    gpu_memory_used_bytes: Count | None = None
+    gpu_power_w: Quantity | None = None
+    gpu_sm_clock_mhz: Quantity | None = None
+    gpu_memory_clock_mhz: Quantity | None = None
+    gpu_temperature_c: Quantity | None = None
+    gpu_throttle_reasons: str | None = None
+    energy_j_per_token: Quantity | None = None
+    breakdown_compute: Quantity | None = None
+    breakdown_communication: Quantity | None = None
+    breakdown_waiting: Quantity | None = None
+    breakdown_sampling: Quantity | None = None
+    breakdown_host: Quantity | None = None
+    unavailable: str | None = None
 
     @property
     def is_peer(self) -> bool:
@@ -265,13 +317,13 @@ class CaseSummary(Frozen):
         return self.engine != OWN_ENGINE
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that readers see the old content or the new, never a part."""
+def write_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text, or its pieces, so that readers see the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.writelines([text] if isinstance(text, str) else text)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

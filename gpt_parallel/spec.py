@@ -13,6 +13,7 @@ from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+AttentionChoice = Literal["auto", "flash", "efficient", "math"]
 TimeoutSeconds = Annotated[float, Field(gt=0, le=10_000_000)]
 
 
@@ -173,18 +174,25 @@ class MeshSpec(Frozen):
 
 
 class ExecutionSpec(Frozen):
-    """Where and how often: device, number type, cores, warm-up passes, timed rounds, deadline."""
+    """Where and how often: device, number type, cores, warm-up passes, timed rounds, deadline; what else is recorded.
+
+    `profile` is the directory for this run's traces.
+    """
 
     device: Literal["cpu", "cuda"]
     dtype: Dtype
     backend: Literal["gloo", "nccl", "shm"]
     linear: Literal["auto", "plain", "packed"] = "auto"
+    attention: AttentionChoice = "auto"
     decode: Literal["eager", "graph"] = "eager"
     cores_per_rank: PositiveInt = 1
     oversubscribed: bool = False
     warmup: PositiveInt = 1
     rounds: NonNegativeInt = 3
     timeout_s: TimeoutSeconds = 600.0
+    telemetry: bool = True
+    breakdown: bool = False
+    profile: str | None = None
 
 
 class RunSpec(Frozen):
@@ -216,7 +224,10 @@ class RunSpec(Frozen):
     def single_device(self, *, warmup: int = 1, rounds: int = 0) -> "RunSpec":
         """The same work on one device: what every layout is verified against."""
         execution = self.execution.model_copy(
-            update={"backend": "gloo", "warmup": warmup, "rounds": rounds, "oversubscribed": False}
+            update={
+                **{"backend": "gloo", "warmup": warmup, "rounds": rounds, "oversubscribed": False},
+                **{"telemetry": False, "breakdown": False, "profile": None},
+            }
         )
         return RunSpec(
             strategy="reference", mesh=MeshSpec(), model=self.model, workload=self.workload, execution=execution
@@ -224,10 +235,11 @@ class RunSpec(Frozen):
 
 
 class JobKind(str, Enum):
-    """What ranks are started for: generating (and timing), or scoring given tokens teacher-forced."""
+    """What ranks are started for: generating (and timing), scoring given tokens teacher-forced, timing collectives."""
 
     GENERATE = "generate"
     SCORE = "score"
+    SELF_TEST = "self_test"
 
 
 class Job(Frozen):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gpt_parallel.cost import efficiency
 from gpt_parallel.environment import describe_environment
 from gpt_parallel.launch.devices import resolve_execution
+from gpt_parallel.launch.gpu_sampler import gpu_sampler
 from gpt_parallel.launch.local import LaunchError, OnPhase, launch
-from gpt_parallel.measure import figures
+from gpt_parallel.measure import energy, figures
 from gpt_parallel.models import Tokenizer, resolve_model
 from gpt_parallel.prompts import Prompt, make_requests, random_prompts, read_prompts, shipped_prompts
 from gpt_parallel.result import Output, RankReport, RunResult, TokenScore, Verification
@@ -110,13 +112,19 @@ class Suite:
     def spec(self, strategy: str, num_gpus: int) -> RunSpec:
         """One case, resolved and checked. Raises SpecError with everything that is wrong with it."""
         mesh = self.mesh(strategy, num_gpus)
+        execution = resolve_execution(self.settings, num_gpus)
+        if self.settings.profile is not None:
+            directory = (
+                Path(self.settings.profile).absolute() / f"{strategy}-{num_gpus}gpu-batch{self.settings.batch_size}"
+            )
+            execution = execution.model_copy(update={"profile": str(directory)})
         try:
             return RunSpec(
                 strategy=strategy,
                 mesh=mesh,
                 model=self.model,
                 workload=self.workload,
-                execution=resolve_execution(self.settings, num_gpus),
+                execution=execution,
                 degenerate=is_degenerate(strategy, mesh),
             )
         except ValidationError as error:
@@ -130,13 +138,24 @@ class Suite:
         if not timed:
             spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"rounds": 0})})
         reference = self._reference(spec) if self.settings.verify else None
-        ranks = launch(Job(kind=JobKind.GENERATE, spec=spec), on_phase=self._on_phase)
+        if spec.execution.profile is not None:
+            _make_directory(Path(spec.execution.profile))
+        with gpu_sampler(spec.execution, spec.num_gpus) as sampler:
+            ranks = launch(Job(kind=JobKind.GENERATE, spec=spec), on_phase=self._on_phase, observer=sampler)
+            gpus = sampler.telemetry(ranks)
         verification = Verification(status="skipped")
         if reference is not None:
             verification = verify(ranks, reference, spec.execution.dtype, lambda tokens: self._score(spec, tokens))
             if not verification.passed:
                 raise VerificationError(spec, verification)
-        return self._result(spec, ranks, verification, {key: r.tokens for key, r in records_of(ranks).items()})
+        result = self._result(spec, ranks, verification, {key: r.tokens for key, r in records_of(ranks).items()})
+        return result.model_copy(
+            update={
+                "gpus": gpus,
+                "energy": energy(spec, gpus, sampler.reason),
+                "efficiency": efficiency(spec, ranks, result.figures),
+            }
+        )
 
     def result_of_peer(self, spec: RunSpec, rank: RankReport, tokens: Mapping[int, tuple[int, ...]]) -> RunResult:
         """What another engine made of a case's requests on one device; VerificationError on a mismatch."""
@@ -192,6 +211,13 @@ class Suite:
             return launch(job, on_phase=(lambda rank, phase: report(rank, f"reference: {phase}")) if report else None)
         except LaunchError as error:
             raise LaunchError(f"the single-device reference run: {error}") from error
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"profile directory {path}: cannot be made ({error.strerror})") from error
 
 
 def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:

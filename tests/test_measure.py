@@ -18,6 +18,8 @@ def test_the_slowest_rank_is_the_round():
     assert measured.round_seconds == (3.0, 2.0)
     assert measured.throughput_tok_s == pytest.approx(3 / 2.5)
     assert measured.throughput_per_gpu_tok_s == pytest.approx(3 / 5)
+    assert measured.imbalance_by_round == pytest.approx((3 / 2, 2 / 1.5))
+    assert measured.imbalance == pytest.approx((3 / 2 + 2 / 1.5) / 2)
 
 
 def test_latencies_join_the_first_stage_and_the_last():
@@ -52,6 +54,8 @@ def test_nothing_timed_is_nothing():
 def test_percentiles_need_samples_that_carry_them():
     assert percentile([1.0] * 9, 90) is None
     assert percentile(list(map(float, range(11))), 90) == 9.0
+    assert percentile([1.0] * 19, 95) is None
+    assert percentile(list(map(float, range(21))), 95) == 19.0
     assert percentile([1.0] * 99, 99) is None
     assert percentile([1.0] * 100, 99) == 1.0
 
@@ -90,7 +94,7 @@ def test_a_case_is_the_median_of_its_launches_which_stay_apart():
     assert row.throughput_tok_s == pytest.approx(1.5)
     assert [entry.throughput_tok_s for entry in row.launches] == pytest.approx([3.0, 1.0, 1.5])
     assert row.ttft_s == pytest.approx(2 / 3)
-    assert row.ttft_samples == 3
+    assert (row.ttft_samples, row.ttft_p95_s) == (3, None)
     assert row.rounds == 3
     assert row.max_peak_memory_bytes == 300
 

@@ -292,3 +292,29 @@ def test_the_report_is_there_by_itself_and_says_what_is_missing(reported_run):
 
 def test_no_report_where_none_is_wanted(saved_run):
     assert "report.html" not in saved_run[1]
+
+
+def test_other_engines_stand_beside_ours_in_table_and_report(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", str(ROOT / "benchmarks" / "test_baselines.py"), "-p", "no:cacheprovider"),
+            *("--gpt-device", "cpu", "--gpt-preset", "smoke", "--gpt-report", str(tmp_path)),
+        ],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "benchmarks.json").read_text())["benchmarks"]
+    infos = {row["extra_info"]["engine"]: row["extra_info"] for row in rows}
+    assert {"gpt_parallel", "transformers"} <= set(infos)
+    for info in infos.values():
+        assert info["verified"] in ("exact", "tie")
+        assert info["workload_sha256"] == infos["gpt_parallel"]["workload_sha256"]
+        assert info["rounds"] == 7
+    report = (tmp_path / "report.md").read_text()
+    assert "| × transformers |" in report
+    assert "× the tokens/s of transformers, decoding" in report

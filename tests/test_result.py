@@ -3,9 +3,16 @@ import os
 
 import pytest
 
-from gpt_parallel.result import RunResult, load_result, write_atomically
+from gpt_parallel.case import summarise
+from gpt_parallel.result import CaseSummary, RunResult, load_result, write_atomically
 from gpt_parallel.spec import SpecError
 from tests.test_measure import launch
+
+# Fields of a case's row that older files do not have begin like this.
+NEW = (
+    *("imbalance", "mbu", "mfu", "cpu_share", "max_res", "max_pro"),
+    *("gpu_", "energy_", "breakdown_", "unavail", "ttft_p95"),
+)
 
 
 def test_survives_the_file_unchanged(tmp_path):
@@ -13,6 +20,26 @@ def test_survives_the_file_unchanged(tmp_path):
     write_atomically(tmp_path / "deep" / "result.json", result.model_dump_json())
 
     assert load_result(tmp_path / "deep" / "result.json") == result
+
+
+def test_files_from_before_there_was_telemetry_still_load(tmp_path):
+    data = launch(1.0).model_dump(mode="json")
+    for new in ("gpus", "energy", "efficiency"):
+        del data[new]
+    for new in ("telemetry", "peak_rates", "breakdown"):
+        del data["ranks"][0][new]
+    for new in ("telemetry", "breakdown", "profile"):
+        del data["spec"]["execution"][new]
+    for new in ("imbalance", "imbalance_by_round"):
+        del data["figures"][new]
+    (tmp_path / "old.json").write_text(json.dumps(data))
+
+    result = load_result(tmp_path / "old.json")
+
+    assert result.ranks[0].telemetry is None
+    row = summarise([result]).model_dump(mode="json")
+    assert row["mbu"] is row["cpu_share"] is row["breakdown_waiting"] is None
+    assert CaseSummary.model_validate({k: v for k, v in row.items() if not k.startswith(NEW)}).ttft_p95_s is None
 
 
 def test_a_wrong_file_is_refused_by_name(tmp_path):

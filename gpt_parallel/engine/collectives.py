@@ -18,7 +18,9 @@ FORWARD, RETURN = 0, 1  # channels between stages: activations to the next one, 
 
 
 class Transport(Protocol):
-    """What moves tensors between ranks."""
+    """What moves tensors between ranks. `waits_in` names the method, if there is one, in which it waits for a peer."""
+
+    waits_in: str | None
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over the tensor-parallel group, bitwise equal on all its ranks; may use `tensor`'s memory."""
@@ -49,6 +51,10 @@ class Collectives:
         self._transport = transport
         self._sharded = mesh.sizes.tp > 1
         self._counted: Counter[tuple[str, int]] = Counter()
+
+    @property
+    def transport(self) -> Transport | None:
+        return self._transport
 
     @property
     def reduces(self) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Distributed:
     """Process groups for the mesh. gloo moves CPU memory only, so tensors of a shared GPU are staged through it."""
 
+    waits_in: str | None = None
+
     def __init__(self, mesh: Mesh, backend: str, device: torch.device, store_path: str, timeout_s: float) -> None:
         self._mesh, self._device = mesh, device
         self._staged = device.type != "cpu" and backend == "gloo"

@@ -1,29 +1,35 @@
 """One rank from its job to its report: connect, load, generate once for the record, warm up, time."""
 
 import gc
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from math import isfinite
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from gpt_parallel.engine.attention import attention_kernel
+from gpt_parallel.engine.breakdown import break_down
 from gpt_parallel.engine.collectives import connect
 from gpt_parallel.engine.decode_graph import cuda_graph
 from gpt_parallel.engine.events import EventPipe
-from gpt_parallel.engine.generate import Event, Generator, deal_lanes
+from gpt_parallel.engine.generate import Batch, Generator, deal_lanes
 from gpt_parallel.engine.gpt2 import GPT2, Part
 from gpt_parallel.engine.kv_cache import KVCache, Step
 from gpt_parallel.engine.linear import choose_kernel
 from gpt_parallel.engine.mesh import Mesh
+from gpt_parallel.engine.peaks import measure_peaks
 from gpt_parallel.engine.pipeline_parallel import head_cost, head_passes, stage_layers
-from gpt_parallel.engine.sampling import Choice, Sampler
+from gpt_parallel.engine.profiling import profile_pass
+from gpt_parallel.engine.records import token_records, tokens_by_request
+from gpt_parallel.engine.sampling import Sampler
+from gpt_parallel.engine.self_test import time_collectives
+from gpt_parallel.engine.telemetry import CpuMeter, peak_memory, read_telemetry
 from gpt_parallel.engine.tensor_parallel import Shard, shard_of
 from gpt_parallel.engine.timeline import Stopwatch, consume
 from gpt_parallel.engine.weights import load
+from gpt_parallel.readings import Breakdown, PeakRates
 from gpt_parallel.result import RankReport, RoundReport, TokenRecord, TokenScore
 from gpt_parallel.spec import Job, JobKind, Request, RunSpec
 
@@ -41,6 +47,13 @@ class Rank:
             self._collectives = connect(self._mesh, spec.execution, self._device, store_path)
         with self._phase("load weights"):
             self._model = self._load()
+        part = self._model.part
+        self._held: dict[str, Any] = {
+            "layers": (part.layers.start, part.layers.stop),
+            "num_heads": part.num_heads,
+            "parameter_bytes": self._model.parameter_bytes,
+            "linear": self._model.kernel,
+        }
         self._sampler = Sampler(
             spec.workload.sampling,
             spec.model.architecture,
@@ -72,7 +85,7 @@ class Rank:
         return model
 
     def generate(self) -> RankReport:
-        """The recorded pass, the warm-up passes and the timed rounds."""
+        """The recorded pass, the warm-up passes and the timed rounds; then what else was asked for."""
         execution = self._spec.execution
         lanes = deal_lanes(self._spec.workload, self._mesh)
         capture = cuda_graph(torch.cuda.graph_pool_handle()) if execution.decode == "graph" else None
@@ -82,34 +95,83 @@ class Rank:
             self._collectives.barrier()
             self._collectives.reset_counts()
             _, _, events = consume(generator.run(record=True), stopwatch)
-            records = _records(events)
+            records = token_records(events)
         with self._phase("warm up"):
             for _ in range(execution.warmup - 1):
                 self._collectives.barrier()
                 consume(generator.run(), stopwatch)
-        rounds = [self._round(index, generator, stopwatch, records) for index in range(execution.rounds)]
+        meter = CpuMeter()
+        watch: AbstractContextManager[None] = meter if execution.telemetry else nullcontext()
+        rounds = [self._round(index, generator, stopwatch, records, watch) for index in range(execution.rounds)]
         is_speaker = self._mesh.is_last_stage and self._mesh.shard == 0
-        cache_bytes = generator.cache_bytes
+        # Read before anything else needs memory.
+        found: dict[str, Any] = {
+            "kv_cache_bytes": generator.cache_bytes,
+            "peak_memory_bytes": peak_memory(self._device),
+        }
+        if rounds and execution.telemetry:
+            with self._phase("read telemetry"):
+                found["telemetry"] = read_telemetry(meter, execution.cores_per_rank, self._device)
+        self._profile(generator)
         del generator  # captured graphs must go before the communicators they call
-        return self._report(rounds=rounds, records=records if is_speaker else [], cache_bytes=cache_bytes)
+        if capture is not None:
+            gc.collect()  # a generator and its captured steps refer to each other
+        found["breakdown"] = self._break_down(lanes, stopwatch)
+        if rounds and execution.telemetry:
+            with self._phase("measure peaks"):
+                found["peak_rates"] = self._measure_peaks()
+        return self._report(rounds=tuple(rounds), records=tuple(records) if is_speaker else (), **found)
 
     def _round(
-        self, index: int, generator: Generator, stopwatch: Stopwatch, records: Sequence[TokenRecord]
+        self,
+        index: int,
+        generator: Generator,
+        stopwatch: Stopwatch,
+        records: Sequence[TokenRecord],
+        watch: AbstractContextManager[None],
     ) -> RoundReport:
         with self._phase(f"round {index + 1} of {self._spec.execution.rounds}", key="rounds"), _no_garbage_collection():
             self._collectives.barrier()
             self._collectives.reset_counts()
-            seconds, timelines, events = consume(generator.run(), stopwatch)
-        tokens = _tokens_by_request(events)
+            with watch:
+                seconds, timelines, events = consume(generator.run(), stopwatch)
+        tokens = tokens_by_request(events)
         changed = tuple(record.request_id for record in records if tokens[record.request_id] != record.tokens)
         return RoundReport(seconds=seconds, timelines=tuple(timelines), changed_requests=changed)
+
+    def _profile(self, generator: Generator) -> None:
+        directory = self._spec.execution.profile
+        if directory is not None:
+            with self._phase("profile"):
+                self._collectives.barrier()
+                self._collectives.reset_counts()
+                profile_pass(lambda: list(generator.run()), Path(directory), self._mesh.rank, self._device)
+
+    def _break_down(self, lanes: Sequence[Sequence[Batch]], stopwatch: Stopwatch) -> Breakdown | None:
+        """By a generator of its own, without captured steps: a replayed one has no sections."""
+        if not self._spec.execution.breakdown:
+            return None
+        generator = Generator(self._model, self._mesh, self._collectives, self._sampler, lanes)
+        with self._phase("break down"), _no_garbage_collection():
+            list(generator.run())
+            self._collectives.barrier()
+            self._collectives.reset_counts()
+            transport = self._collectives.transport
+            return break_down(lambda: list(generator.run()), stopwatch, self._model, self._sampler, transport)
+
+    def _measure_peaks(self) -> PeakRates:
+        """The last that a rank does: its model makes room for what is needed."""
+        size, dtype = self._model.parameter_bytes, self._model.dtype
+        del self._model
+        crowded = self._spec.execution.oversubscribed
+        return measure_peaks(size, dtype, self._device, self._collectives.barrier, crowded=crowded)
 
     def score(self, tokens: dict[int, tuple[int, ...]], tolerance: float) -> RankReport:
         """Teacher-forced: read prompt and given tokens in one pass and judge every given token."""
         requests = {request.request_id: request for request in self._spec.workload.requests}
         with self._phase("score"):
             scores = [self._score_one(requests[key], chosen, tolerance) for key, chosen in tokens.items()]
-        return self._report(scores=scores)
+        return self._report(scores=tuple(scores))
 
     def _score_one(self, request: Request, chosen: tuple[int, ...], tolerance: float) -> TokenScore:
         shape, part = self._model.shape, self._model.part
@@ -130,15 +192,10 @@ class Rank:
             logit_scales=tuple(logit_scales),
         )
 
-    def _report(
-        self,
-        rounds: Sequence[RoundReport] = (),
-        records: Sequence[TokenRecord] = (),
-        scores: Sequence[TokenScore] = (),
-        cache_bytes: int = 0,
-    ) -> RankReport:
-        part, mesh = self._model.part, self._mesh
-        collectives = self._collectives.counts()
+    def _report(self, **found: Any) -> RankReport:
+        """The end of the job: what was `found`, with what holds for every job."""
+        mesh = self._mesh
+        found = {"peak_memory_bytes": peak_memory(self._device), "collectives": self._collectives.counts(), **found}
         with self._phase("finish"):
             self._collectives.barrier()
             self._collectives.close()
@@ -147,20 +204,12 @@ class Rank:
             stage=mesh.stage,
             replica=mesh.replica,
             shard=mesh.shard,
-            layers=(part.layers.start, part.layers.stop),
-            num_heads=part.num_heads,
-            parameter_bytes=self._model.parameter_bytes,
-            linear=self._model.kernel,
-            kv_cache_bytes=cache_bytes,
-            collectives=collectives,
-            rounds=tuple(rounds),
-            records=tuple(records),
-            scores=tuple(scores),
-            peak_memory_bytes=_peak_memory(self._device),
             phase_seconds=self._phase_seconds,
             device_name=torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU",
             num_threads=torch.get_num_threads(),
             torch_version=torch.__version__,
+            **self._held,
+            **found,
         )
 
     @contextmanager
@@ -174,7 +223,9 @@ class Rank:
 
 def run_job(job: Job, rank: int, local_rank: int, store_path: str, pipe: EventPipe) -> RankReport:
     """What a rank process does."""
-    with torch.inference_mode():
+    with torch.inference_mode(), attention_kernel(job.spec.execution):
+        if job.kind == JobKind.SELF_TEST:
+            return time_collectives(job.spec, rank, _device(job.spec, local_rank), store_path, pipe)
         this = Rank(job.spec, rank, local_rank, store_path, pipe)
         if job.kind == JobKind.GENERATE:
             return this.generate()
@@ -191,17 +242,6 @@ def _device(spec: RunSpec, local_rank: int) -> torch.device:
     return device
 
 
-def _peak_memory(device: torch.device) -> int:
-    """Peak bytes: allocated by torch on a GPU, resident in this process on a CPU (torch itself included)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":
-        # Not ru_maxrss: a process inherits its parent's.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     gc.collect()
@@ -210,52 +250,3 @@ def _no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _by_batch(events: Sequence[Event]) -> Iterator[tuple[tuple[Request, ...], list[Choice]]]:
-    choices: dict[str, list[Choice]] = {}
-    requests = {}
-    for event in events:
-        assert event.choice is not None
-        requests[event.batch.batch_id] = event.batch.requests
-        choices.setdefault(event.batch.batch_id, []).append(event.choice)
-    for name, chosen in choices.items():
-        yield requests[name], chosen
-
-
-def _tokens_by_request(events: Sequence[Event]) -> dict[int, tuple[int, ...]]:
-    tokens = {}
-    for requests, choices in _by_batch(events):
-        table = torch.stack([choice.tokens for choice in choices], dim=1).tolist()  # [B, steps]
-        for request, row in zip(requests, table, strict=True):
-            tokens[request.request_id] = tuple(row[: request.max_new_tokens])
-    return tokens
-
-
-def _check_finite(request: Request, logprobs: Sequence[float], scales: Sequence[float]) -> None:
-    for position, (logprob, scale) in enumerate(zip(logprobs, scales, strict=True)):
-        if not (isfinite(logprob) and isfinite(scale)):
-            raise ArithmeticError(
-                f"request {request.request_id}, new token {position}: the logits are not finite "
-                "(NaN or infinite weights, or numbers too large for the number type)"
-            )
-
-
-def _records(events: Sequence[Event]) -> list[TokenRecord]:
-    tokens = _tokens_by_request(events)
-    records = []
-    for requests, choices in _by_batch(events):
-        logprobs = torch.stack([c.logprobs for c in choices if c.logprobs is not None], dim=1).tolist()
-        scales = torch.stack([c.scales for c in choices if c.scales is not None], dim=1).tolist()
-        for request, logprob, scale in zip(requests, logprobs, scales, strict=True):
-            count = request.max_new_tokens
-            _check_finite(request, logprob[:count], scale[:count])
-            records.append(
-                TokenRecord(
-                    request_id=request.request_id,
-                    tokens=tokens[request.request_id],
-                    logprobs=tuple(logprob[:count]),
-                    logit_scales=tuple(scale[:count]),
-                )
-            )
-    return records

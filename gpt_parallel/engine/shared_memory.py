@@ -37,6 +37,8 @@ _CHECK_PEER_S = 0.2
 class SharedMemory:
     """Sums, gathers and channels through one segment. `crowded`: there are more ranks than cores."""
 
+    waits_in: str | None = "_await"
+
     def __init__(self, mesh: Mesh, rendezvous: str, timeout_s: float, *, crowded: bool = False) -> None:
         self._mesh, self._timeout_s = mesh, timeout_s
         self._spins = _SPINS_CROWDED if crowded else _SPINS

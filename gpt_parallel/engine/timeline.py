@@ -8,6 +8,8 @@ import torch
 from gpt_parallel.engine.generate import Event
 from gpt_parallel.result import BatchTimeline
 
+Mark = float | torch.cuda.Event
+
 
 class Stopwatch:
     """Marks moments on the device's own clock and reads them back as host monotonic seconds."""
@@ -28,10 +30,10 @@ class Stopwatch:
         if self._cuda:
             torch.cuda.synchronize()
 
-    def mark(self) -> "float | torch.cuda.Event":
+    def mark(self) -> Mark:
         return self._record() if self._cuda else time.monotonic()
 
-    def seconds(self, mark: "float | torch.cuda.Event") -> float:
+    def seconds(self, mark: Mark) -> float:
         if isinstance(mark, float):
             return mark
         assert self._origin is not None

@@ -3,15 +3,17 @@
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import Dtype, ExecutionSpec, SpecError
+from gpt_parallel.spec import AttentionChoice, Dtype, ExecutionSpec, SpecError
+
+Device = TypeVar("Device")
 
 
 class Gpu(NamedTuple):
@@ -46,7 +48,7 @@ def cuda_devices() -> tuple[Gpu, ...]:
         if visible is None:
             return tuple(gpus)
         return tuple(
-            _select(
+            select_visible(
                 gpus, [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(len(gpus))], visible
             )
         )
@@ -68,9 +70,9 @@ def _nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def _select(gpus: list[Gpu], uuids: list[str], visible: str) -> list[Gpu]:
+def select_visible(gpus: Sequence[Device], uuids: Sequence[str], visible: str) -> list[Device]:
     """CUDA's own reading of CUDA_VISIBLE_DEVICES: indices or UUID prefixes, up to the first invalid entry."""
-    chosen: list[Gpu] = []
+    chosen: list[Device] = []
     for entry in (part.strip() for part in visible.split(",")):
         if entry.isdigit() and int(entry) < len(gpus):
             chosen.append(gpus[int(entry)])
@@ -129,12 +131,15 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
         dtype=_resolve_dtype(settings, device),
         backend=_resolve_backend(settings, device, crowded),
         linear=settings.linear,
+        attention=_check_attention(settings, device),
         decode=_resolve_decode(settings, device, crowded),
         cores_per_rank=settings.cores_per_rank,
         oversubscribed=crowded,
         warmup=settings.warmup,
         rounds=settings.num_iterations,
         timeout_s=settings.timeout_s,
+        telemetry=settings.telemetry,
+        breakdown=settings.breakdown,
     )
 
 
@@ -159,6 +164,19 @@ def _resolve_decode(settings: Settings, device: str, crowded: bool) -> Literal["
     if settings.decode == "graph" and not possible:
         raise SpecError("decode 'graph' needs one CUDA GPU per rank and backend 'nccl'; use decode 'auto' or 'eager'")
     return settings.decode
+
+
+def _check_attention(settings: Settings, device: str) -> AttentionChoice:
+    if settings.attention == "efficient" and device == "cpu":
+        raise SpecError(
+            "attention 'efficient' is a CUDA kernel; on CPU use 'auto' or 'flash', whose kernel there keeps no "
+            "tokens × tokens matrix either"
+        )
+    if settings.attention == "flash" and device == "cuda" and _resolve_dtype(settings, device) == "float32":
+        raise SpecError(
+            "attention 'flash' has no float32 kernel on CUDA; use dtype bfloat16 or float16, or 'efficient'"
+        )
+    return settings.attention
 
 
 def _resolve_dtype(settings: Settings, device: str) -> Dtype:

@@ -5,6 +5,7 @@ ended, so the parent sleeps until something happens and takes no time from the r
 """
 
 import json
+import math
 import os
 import selectors
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -33,6 +34,16 @@ _GRACE_S = 2.0  # from SIGTERM to SIGKILL
 _SETTLE_S = 1.0  # after a first failure, for its cause to show where it was a peer's
 _STALE = ("TORCHELASTIC_", "PET_", "SLURM_", "OMPI_", "PMI_")
 _STALE_EXACT = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
+
+
+class Observer(Protocol):
+    """Something that looks at the machine while ranks run."""
+
+    def entered(self, rank: int, phase: str) -> None:
+        """A rank enters a phase."""
+
+    def look(self) -> float:
+        """Look now if it is time; the seconds until it is time again."""
 
 
 class LaunchError(RuntimeError):
@@ -66,23 +77,25 @@ class _RankProcess:
         return bool(data)
 
 
-def launch(job: Job, *, on_phase: OnPhase | None = None) -> tuple[RankReport, ...]:
+def launch(job: Job, *, on_phase: OnPhase | None = None, observer: Observer | None = None) -> tuple[RankReport, ...]:
     """Run a job on as many local processes as its mesh has ranks; reports in rank order.
 
-    `on_phase(rank, phase)` is called as ranks enter phases. Raises LaunchError unless every rank exited 0 and left its
-    report. All ranks are gone when this returns or raises.
+    `on_phase(rank, phase)` is called as ranks enter phases, after the observer. Raises LaunchError unless every rank
+    exited 0 and left its report. All ranks are gone when this returns or raises.
     """
     with run_directory() as directory:
-        return _launch(job, directory, on_phase)
+        return _launch(job, directory, on_phase, observer)
 
 
-def _launch(job: Job, directory: Path, on_phase: OnPhase | None) -> tuple[RankReport, ...]:
+def _launch(job: Job, directory: Path, on_phase: OnPhase | None, observer: Observer | None) -> tuple[RankReport, ...]:
     ranks: list[_RankProcess] = []
     try:
         (directory / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
         for rank in range(job.spec.mesh.size):
             ranks.append(_start(rank, job.spec, directory))
-        _watch(ranks, job.spec.execution.timeout_s, on_phase)
+        listeners: list[OnPhase] = [observer.entered] if observer else []
+        listeners += [on_phase] if on_phase else []
+        _watch(ranks, job.spec.execution.timeout_s, listeners, observer)
         return tuple(_read_report(rank) for rank in ranks)
     except ForkServerError as error:
         raise LaunchError(str(error)) from error
@@ -132,7 +145,9 @@ def _environment(rank: int, spec: RunSpec) -> dict[str, str]:
     return {**inherited, **own}
 
 
-def _watch(ranks: list[_RankProcess], timeout_s: float, on_phase: OnPhase | None) -> None:
+def _watch(
+    ranks: list[_RankProcess], timeout_s: float, listeners: Sequence[OnPhase], observer: Observer | None
+) -> None:
     """Return when every rank has ended well; raise LaunchError at the first failure or the deadline."""
     deadline = time.monotonic() + timeout_s
     failed_at: float | None = None
@@ -144,9 +159,10 @@ def _watch(ranks: list[_RankProcess], timeout_s: float, on_phase: OnPhase | None
             remaining = limit - time.monotonic()
             if remaining <= 0:
                 break
-            for key, _ in selector.select(remaining):
+            pause = observer.look() if observer else math.inf
+            for key, _ in selector.select(min(remaining, pause)):
                 rank = key.data
-                if not _take_events(rank, on_phase):
+                if not _take_events(rank, listeners):
                     selector.unregister(rank.pipe)
                     with suppress(subprocess.TimeoutExpired):
                         rank.process.wait(max(0.0, deadline - time.monotonic()))
@@ -159,11 +175,11 @@ def _watch(ranks: list[_RankProcess], timeout_s: float, on_phase: OnPhase | None
         raise LaunchError(_describe_deadline(ranks, timeout_s))
 
 
-def _take_events(rank: _RankProcess, on_phase: OnPhase | None) -> bool:
+def _take_events(rank: _RankProcess, listeners: Sequence[OnPhase]) -> bool:
     alive = rank.read_events()
     for phase in rank.phases:
-        if on_phase:
-            on_phase(rank.rank, phase)
+        for tell in listeners:
+            tell(rank.rank, phase)
     rank.phases.clear()
     return alive
 

@@ -11,7 +11,7 @@ from gpt_parallel.engine.generate import Generator, deal_lanes
 from gpt_parallel.engine.gpt2 import GPT2, Part
 from gpt_parallel.engine.linear import can_pack
 from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.rank import _tokens_by_request
+from gpt_parallel.engine.records import tokens_by_request
 from gpt_parallel.engine.sampling import Sampler
 from gpt_parallel.engine.tensor_parallel import shard_of
 from gpt_parallel.engine.weights import load
@@ -42,7 +42,7 @@ def generate_here(directory, requests, batch_size, linear="plain", capture=None,
             model.pack()
         sampler = Sampler(workload.sampling, architecture, range(architecture.vocab_size), collectives, 1, CPU)
         events = Generator(model, mesh, collectives, sampler, deal_lanes(workload, mesh), capture).run()
-        return _tokens_by_request([event for event in events if event.choice is not None])
+        return tokens_by_request([event for event in events if event.choice is not None])
 
 
 def generate_with_transformers(directory, requests):

@@ -142,3 +142,14 @@ def test_ranks_beyond_the_cores_are_oversubscribed(gpus, monkeypatch):
     assert not devices.resolve_execution(smoke(), 4).oversubscribed
     assert devices.resolve_execution(smoke(cores_per_rank=2), 4).oversubscribed
     assert devices.resolve_execution(smoke(), 4).dtype == "float32"
+
+
+def test_attention_kernels_that_a_device_has_not_are_refused(gpus):
+    assert devices.resolve_execution(smoke(device="cpu", attention="flash"), 1).attention == "flash"
+    with pytest.raises(SpecError, match="attention 'efficient' is a CUDA kernel; on CPU use 'auto' or 'flash'"):
+        devices.resolve_execution(smoke(device="cpu", attention="efficient"), 1)
+    gpus((9, 0))
+    assert devices.resolve_execution(smoke(attention="efficient", dtype="float32"), 1).attention == "efficient"
+    assert devices.resolve_execution(smoke(attention="flash"), 1).attention == "flash"
+    with pytest.raises(SpecError, match="attention 'flash' has no float32 kernel on CUDA"):
+        devices.resolve_execution(smoke(attention="flash", dtype="float32"), 1)
