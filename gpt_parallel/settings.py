@@ -93,7 +93,7 @@ class Settings(Frozen):
     telemetry: bool = Field(True, description="read utilisation, memory, power and the devices' peak rates")
     breakdown: bool = Field(False, description="show where the time goes, by an extra pass after the timed rounds")
     profile: str | None = Field(
-        None, description="directory for a torch profiler trace of an extra pass and its top operators, of each rank"
+        None, description="directory for each rank's torch profiler trace of an extra pass, and its top operators"
     )
 
     strategy: str | None = Field(

