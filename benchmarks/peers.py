@@ -18,13 +18,13 @@ class GptParallel:
 
     def __init__(self, job, checkpoint):
         from gpt_parallel.engine.events import EventPipe
-        from gpt_parallel.engine.generate import Generator, deal_lanes
+        from gpt_parallel.engine.generate import deal_lanes
         from gpt_parallel.engine.rank import Rank
         from gpt_parallel.engine.timeline import Stopwatch
 
         rank = Rank(job.spec, 0, 0, "", EventPipe(os.open(os.devnull, os.O_WRONLY)))
         lanes = deal_lanes(job.spec.workload, rank._mesh)
-        self._generator = Generator(rank._model, rank._mesh, rank._collectives, rank._sampler, lanes)
+        self._generator = rank.generator(lanes)
         self._stopwatch = Stopwatch(rank._device)
 
     def run(self):

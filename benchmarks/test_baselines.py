@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gpt_parallel.launch.fork_server import server_environment
-from gpt_parallel.result import OWN_ENGINE, RankReport, RoundReport
+from gpt_parallel.result import RankReport, RoundReport
 from gpt_parallel.spec import Job, JobKind
 
 PEERS = Path(__file__).with_name("peers.py")
@@ -34,7 +34,7 @@ class Engine:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(PEERS), name, str(job_file), str(checkpoint), core],
-                env={**(server_environment() if name == OWN_ENGINE else os.environ), **ENVIRONMENT},
+                env={**server_environment(), **ENVIRONMENT},  # huge pages for all of them
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -88,6 +88,7 @@ class Settings(Frozen):
     warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
     num_iterations: PositiveInt = Field(3, description="timed passes over all requests, in each launch")
     launches: PositiveInt = Field(1, description="fresh launches of each case; gates need at least 3")
+    log_dir: str = Field("reports/logs", description="where the logs of all ranks are kept when a run fails")
     timeout_s: TimeoutSeconds = Field(600.0, description="deadline of one launch, in seconds")
     verify: bool = Field(True, description="compare every token with those of a single-device run")
     telemetry: bool = Field(True, description="read utilisation, memory, power and the devices' peak rates")

@@ -193,6 +193,7 @@ class ExecutionSpec(Frozen):
     telemetry: bool = True
     breakdown: bool = False
     profile: str | None = None
+    log_dir: str = "reports/logs"
 
 
 class RunSpec(Frozen):

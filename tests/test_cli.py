@@ -154,6 +154,30 @@ def test_classic_names_are_understood(tmp_path):
     assert "note: master port 29500 is not used" in done.stderr
 
 
+def test_logs_tell_every_rank_s_phases_and_are_kept_when_a_run_fails(tmp_path):
+    arguments = ("run", "--strategy", "pure_data_parallel", "--num-gpus", "2", *SMOKE, "--no-verify")
+
+    done = run_cli(*arguments, "--verbose", "--log-file", tmp_path / "all.log", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    for text in (done.stderr, (tmp_path / "all.log").read_text()):
+        assert "pure_data_parallel-2gpu: rank 1: load weights" in text
+    assert '"n_embd":160' not in done.stderr
+    assert '"n_embd":160' in (tmp_path / "all.log").read_text(), "how the run was resolved"
+
+    late = run_cli(*arguments, "--timeout", "0.01", cwd=tmp_path)
+
+    assert late.returncode == 1
+    (directory,) = (tmp_path / "reports" / "logs").iterdir()
+    assert f"logs of all ranks: reports/logs/{directory.name}" in late.stderr
+    assert sorted(path.name for path in directory.iterdir()) == ["rank_0.log", "rank_1.log"]
+
+    refused = run_cli(*arguments, "--log-file", tmp_path / "absent" / "all.log", cwd=tmp_path)
+
+    assert refused.returncode == 2
+    assert "cannot be written" in refused.stderr
+
+
 def test_malformed_prompts_are_named_by_line(tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "fine"}\n{"prompt": ""}\n{"prompt_ids": [1, -2]}\nnot json\n')

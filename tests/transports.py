@@ -99,6 +99,18 @@ def hop(torch, transport, mesh, mine, sent_by):
         assert torch.equal(transport.receive(tuple(mine.shape), mine.dtype, 1), sent_by(mesh.sender(1)))
 
 
+def large(torch, transport, mesh, count, seed):
+    """Tensors of many slots, and a message that does not fit the ring."""
+    for index in range(count):
+        mine = values(torch, index, mesh.rank, 1_600_000, "float32")
+        whole = [values(torch, index, rank, 1_600_000, "float32") for rank in mesh.tensor_group()]
+        assert torch.equal(transport.gather(mine), torch.stack(whole))
+        hop(torch, transport, mesh, mine, lambda r: values(torch, index, r, 1_600_000, "float32"))  # noqa: B023
+        transport.barrier()
+        assert torch.equal(transport.all_reduce(mine), sum(whole))
+    return {}
+
+
 def latency(torch, transport, mesh, count, seed):
     """Seconds of an all-reduce of [4, 768] float32, and of half a round trip of 12 KB between two stages; medians."""
     tensor = torch.ones(4, 768)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,11 +35,20 @@ def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) ->
     offered = [option for option in options() if option.field not in without]
 
     @functools.wraps(command)
-    def with_settings(preset: str | None, config: Path | None, print_config: bool, **arguments: Any) -> None:
+    def with_settings(
+        preset: str | None,
+        config: Path | None,
+        print_config: bool,
+        verbose: bool,
+        debug: bool,
+        log_file: Path | None,
+        **arguments: Any,
+    ) -> None:
         given = {o.field: arguments.pop(o.field) for o in offered}
         given |= {o.field: o.constant for o in offered if o.constant is not None and given[o.field]}
         classic = {c.field: arguments.pop(c.field) for c in CLASSIC}
         with exit_codes():
+            _start_logging(verbose, debug, log_file)
             given, notes = apply_classic(classic, given)
             file = read_config(config) if config else ConfigFile({})
             settings = make_settings(preset or file.preset or default_preset(), given, file.values)
@@ -71,7 +81,34 @@ def _shared_parameters() -> list[inspect.Parameter]:
         _parameter("preset", Annotated[str | None, presets]),
         _parameter("config", Annotated[Path | None, config]),
         _parameter("print_config", Annotated[bool, show], default=False),
+        _parameter(
+            "verbose", Annotated[bool, typer.Option("--verbose", help="tell every rank's phases")], default=False
+        ),
+        _parameter(
+            "debug", Annotated[bool, typer.Option("--debug", help="and how each run was resolved")], default=False
+        ),
+        _parameter(
+            "log_file", Annotated[Path | None, typer.Option("--log-file", metavar="FILE", help="all that here")]
+        ),
     ]
+
+
+def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
+    """The package's log to the terminal, as asked, and all of it to a file. Under pytest its own options do this."""
+    logger = logging.getLogger("gpt_parallel")
+    logger.setLevel(logging.DEBUG)
+    handlers: list[logging.Handler] = []
+    if verbose or debug:
+        handlers.append(logging.StreamHandler())
+        handlers[-1].setLevel(logging.DEBUG if debug else logging.INFO)
+    if log_file is not None:
+        try:
+            handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        except OSError as error:
+            raise SpecError(f"log file {log_file}: cannot be written ({error.strerror})") from error
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(handler)
 
 
 def _classic_annotation(classic: Classic) -> Any:

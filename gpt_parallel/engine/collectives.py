@@ -5,7 +5,8 @@ processes of one host.
 """
 
 from collections import Counter
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.result import CollectiveCount
 from gpt_parallel.spec import ExecutionSpec
 
+T = TypeVar("T")
 FORWARD, RETURN = 0, 1  # channels between stages: activations to the next one, tokens from the last to the first
 
 
@@ -29,7 +31,10 @@ class Transport(Protocol):
         """[tp, *shape]: every shard's tensor, in the order of shards."""
 
     def send(self, tensor: Tensor, channel: int) -> None:
-        """Hand a tensor over without waiting for the receiver; it must not be changed before the next barrier."""
+        """Hand a tensor over; it must not be changed before the next barrier.
+
+        Does not wait for the receiver, unless more is on its way than the transport can hold (megabytes).
+        """
 
     def receive(self, shape: tuple[int, ...], dtype: torch.dtype, channel: int) -> Tensor:
         """The next tensor of a channel; shape and dtype are those that were sent."""
@@ -71,6 +76,17 @@ class Collectives:
             calls[op] += count
             volume[op] += count * num_bytes
         return tuple(CollectiveCount(op=op, calls=calls[op], bytes=volume[op]) for op in sorted(calls))
+
+    def apart(self, call: Callable[[], T]) -> tuple[T, "Counter[tuple[str, int]]"]:
+        """Call without counting; its result, and what would have been counted."""
+        before, self._counted = self._counted, Counter()
+        try:
+            return call(), self._counted
+        finally:
+            self._counted = before
+
+    def add_counts(self, counted: "Counter[tuple[str, int]]") -> None:
+        self._counted.update(counted)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over the tensor-parallel group, bitwise equal on all its ranks; may use `tensor`'s memory."""

@@ -6,11 +6,15 @@ attention window is rounded up to a bucket. One graph is captured per number of 
 the recorded pass, which is thereby the same computation as the timed rounds.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gpt_parallel.engine.collectives import Collectives
 from gpt_parallel.engine.kv_cache import Step
 from gpt_parallel.engine.sampling import Choice, RowState
 
@@ -24,49 +28,85 @@ BUCKET = 128
 class DecodeGraphs:
     """One lane's captured steps. `compute(inputs, step, state, number)` is this stage's side of decoding a token."""
 
-    def __init__(self, compute: Compute, capture: Capture, num_positions: int, device: torch.device) -> None:
-        self._compute, self._capture = compute, capture
+    def __init__(
+        self, compute: Compute, capture: Capture, collectives: Collectives, num_positions: int, device: torch.device
+    ) -> None:
+        self._compute, self._capture, self._collectives = compute, capture, collectives
         self._limit = num_positions
         self._all_positions = torch.arange(num_positions, device=device)
         self._number = torch.zeros((), dtype=torch.long, device=device)
-        self._lengths = self._positions = self._all_positions[:0]
-        self._inputs: dict[int, Tensor] = {}
-        self._state: dict[int, RowState] = {}
-        self._places: dict[int, Tensor] = {}
-        self._captured: dict[tuple[int, int], Callable[[], Result]] = {}
+        self._lengths = self._all_positions[:0]
+        self._batches: dict[int, _Static] = {}
+        self._captured: dict[tuple[int, int], _Captured] = {}
 
     def start(self, lengths: Tensor, state: RowState | None) -> None:
         """A batch's prompts [B] have been read; its state moves to where the graphs look for it."""
-        rows = len(lengths)
         self._lengths = lengths
-        self._positions = self._places.setdefault(rows, torch.zeros_like(lengths))
-        if state is not None:
-            self._state.setdefault(rows, state.clone()).copy_(state)
+        rows = len(lengths)
+        if rows not in self._batches:
+            places = torch.zeros_like(lengths), torch.arange(rows, device=lengths.device)
+            self._batches[rows] = _Static(*places, None if state is None else state.clone())
+        held = self._batches[rows]
+        if held.state is not None and state is not None:
+            held.state.copy_(state)
 
     def run(self, inputs: Tensor, step: int, longest: int) -> Result:
-        """Decode token number `step` of the batch; `longest` is its longest prompt. The result is overwritten by the
-        next step.
+        """Decode token number `step` of the batch; `longest` is its longest prompt.
+
+        The result is overwritten by the next step.
         """
         rows = len(self._lengths)
-        held = self._inputs.setdefault(rows, torch.zeros_like(inputs))
-        held.copy_(inputs)
+        held = self._batches[rows]
+        if held.inputs is None:
+            held.inputs = torch.zeros_like(inputs)
+        held.inputs.copy_(inputs)
         self._number.fill_(step)
-        torch.clamp(self._lengths + (step - 1), max=self._limit - 1, out=self._positions)
+        torch.clamp(self._lengths + (step - 1), max=self._limit - 1, out=held.positions)
         window = min(-(-(longest + step) // BUCKET) * BUCKET, self._limit)
         if (rows, window) not in self._captured:
-            self._captured[rows, window] = self._capture(self._call(rows, window))
-        return self._captured[rows, window]()
+            self._captured[rows, window] = self._make(held, rows, window)
+        captured = self._captured[rows, window]
+        result, _ = self._collectives.apart(captured.replay)
+        self._collectives.add_counts(captured.counts)
+        return result
 
-    def _call(self, rows: int, window: int) -> Callable[[], Result]:
-        positions, inputs = self._places[rows], self._inputs[rows]
-        state, all_rows = self._state.get(rows), torch.arange(rows, device=positions.device)
+    def _make(self, held: "_Static", rows: int, window: int) -> "_Captured":
+        """Capturing runs the step once or twice, which must leave no trace: neither in the state nor in the counts."""
+        before = None if held.state is None else held.state.clone()
+        counts: Counter[tuple[str, int]] = Counter()
 
         def call() -> Result:
-            mask = self._all_positions[:window] <= positions[:, None]
-            step = Step(True, rows, window, None, positions, mask[:, None, None], all_rows)
-            return self._compute(inputs, step, state, self._number)
+            assert held.inputs is not None
+            mask = self._all_positions[:window] <= held.positions[:, None]
+            step = Step(True, rows, window, None, held.positions, mask[:, None, None], held.rows)
+            inputs, state = held.inputs, held.state
+            result, counted = self._collectives.apart(lambda: self._compute(inputs, step, state, self._number))
+            counts.clear()
+            counts.update(counted)
+            return result
 
-        return call
+        replay = self._capture(call)
+        if before is not None and held.state is not None:
+            held.state.copy_(before)
+        return _Captured(replay, call, counts)
+
+
+@dataclass
+class _Static:
+    """What graphs of one number of rows read, where they read it. Kept for as long as they are."""
+
+    positions: Tensor
+    rows: Tensor
+    state: RowState | None
+    inputs: Tensor | None = None
+
+
+class _Captured(NamedTuple):
+    """A captured step; `call` holds on to the memory that it reads, `counts` is what one step says to other ranks."""
+
+    replay: Callable[[], Result]
+    call: Callable[[], Result]
+    counts: "Counter[tuple[str, int]]"
 
 
 def cuda_graph(pool: object) -> Capture:

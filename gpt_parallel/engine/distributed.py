@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gpt_parallel.engine.collectives import FORWARD, RETURN
 from gpt_parallel.engine.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -34,6 +35,20 @@ class Distributed:
         # NCCL orders all traffic of a pair on one stream. A stage that sends lane 1 forward while its peer sends
         # lane 0's token back would deadlock there, so each channel has its own communicator.
         self._channels = [dist.new_group(timeout=timeout) for _ in range(2)] if mesh.sizes.pp > 1 else []
+        for channel in range(len(self._channels)):
+            self._greet(channel)
+
+    def _greet(self, channel: int) -> None:
+        """NCCL connects a pair at its first message; now, so that no stage waits for that while it generates."""
+        is_first, is_last = self._mesh.is_first_stage, self._mesh.is_last_stage
+        hello = torch.zeros(1, device=self._device)
+        receives, sends = (not is_first, not is_last) if channel == FORWARD else (is_first, is_last)
+        if receives and channel == FORWARD:
+            self.receive((1,), hello.dtype, channel)
+        if sends:
+            self.send(hello, channel)
+        if receives and channel == RETURN:
+            self.receive((1,), hello.dtype, channel)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         staged = self._stage_out(tensor)

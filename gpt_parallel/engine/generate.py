@@ -149,7 +149,7 @@ class Generator:
         if capture is not None:
             for lane in self._lanes:
                 compute = partial(self._decode, lane.cache, record=True)
-                lane.graphs = DecodeGraphs(compute, capture, lane.cache.num_positions, model.device)
+                lane.graphs = DecodeGraphs(compute, capture, collectives, lane.cache.num_positions, model.device)
 
     def _allocate(self, lane: Sequence[Batch]) -> KVCache:
         shape, part = self._model.shape, self._model.part

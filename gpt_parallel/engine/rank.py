@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,22 @@ class Rank:
         reduce = self._collectives.all_reduce if self._collectives.reduces else None
         model = GPT2(shape, part, dtype, self._device, reduce)
         load(model, spec.model, shard)
-        if choose_kernel(spec.execution.linear, model.parameter_bytes, dtype, self._device) == "packed":
+        whole_bytes = sum(map(prod, shape.tensor_shapes.values())) * dtype.itemsize  # one answer for all ranks
+        if choose_kernel(spec.execution.linear, whole_bytes, dtype, self._device) == "packed":
             model.pack()
         return model
+
+    def generator(self, lanes: Sequence[Sequence[Batch]]) -> Generator:
+        """What generates this rank's batches, as the execution asks: eagerly or by captured steps."""
+        graphs = self._spec.execution.decode == "graph"
+        capture = cuda_graph(torch.cuda.graph_pool_handle()) if graphs else None
+        return Generator(self._model, self._mesh, self._collectives, self._sampler, lanes, capture)
 
     def generate(self) -> RankReport:
         """The recorded pass, the warm-up passes and the timed rounds; then what else was asked for."""
         execution = self._spec.execution
         lanes = deal_lanes(self._spec.workload, self._mesh)
-        capture = cuda_graph(torch.cuda.graph_pool_handle()) if execution.decode == "graph" else None
-        generator = Generator(self._model, self._mesh, self._collectives, self._sampler, lanes, capture)
+        generator = self.generator(lanes)
         stopwatch = Stopwatch(self._device)
         with self._phase("generate for verification"):
             self._collectives.barrier()
@@ -114,7 +121,7 @@ class Rank:
                 found["telemetry"] = read_telemetry(meter, execution.cores_per_rank, self._device)
         self._profile(generator)
         del generator  # captured graphs must go before the communicators they call
-        if capture is not None:
+        if execution.decode == "graph":
             gc.collect()  # a generator and its captured steps refer to each other
         found["breakdown"] = self._break_down(lanes, stopwatch)
         if rounds and execution.telemetry:

@@ -161,11 +161,13 @@ class Sampler:
             scores = self._scores(logits[index : index + 1], state)
             scale = scale_of(scores)[0]
             slack = float(tolerance * scale)
+            # Errors of many logits cancel in a sum of probabilities.
+            mass = min(slack / 8, 0.1)
             noise = self._add_noise(torch.zeros_like(scores), state, index)
             surely = possibly = torch.full_like(scores, -_INFINITY)[:, :1]
             if self._sampling.filters:
-                surely = torch.minimum(_threshold(scores, self._sampling, -slack) + slack, scores.amax())
-                possibly = _threshold(scores, self._sampling, slack) - slack
+                surely = torch.minimum(_threshold(scores, self._sampling, -mass) + slack, scores.amax())
+                possibly = _threshold(scores, self._sampling, mass) - slack
             best = (scores + noise).masked_fill(scores < surely, -_INFINITY).amax()
             own = scores[0, token]
             margin = best - (own + noise[0, token]) if own >= possibly[0, 0] else torch.full_like(own, _INFINITY)

@@ -131,6 +131,7 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
         dtype=_resolve_dtype(settings, device),
         backend=_resolve_backend(settings, device, crowded),
         linear=settings.linear,
+        log_dir=settings.log_dir,
         attention=_check_attention(settings, device),
         decode=_resolve_decode(settings, device, crowded),
         cores_per_rank=settings.cores_per_rank,

@@ -90,6 +90,9 @@ class ForkedProcess:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def stop_server(self) -> None:
+        self._server.stop()
+
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
@@ -215,7 +218,18 @@ def server_environment() -> dict[str, str]:
 
 def _taken_at_start() -> tuple[str, str, list[str], dict[str, str]]:
     early = {name: value for name, value in server_environment().items() if name.startswith(_READ_EARLY)}
-    return sys.executable, os.getcwd(), list(sys.path), early
+    return sys.executable, _directory(), _search_path(), early
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""  # it is gone; nothing is read from it
+
+
+def _search_path() -> list[str]:
+    return [entry for entry in sys.path if isinstance(entry, str)]
 
 
 def _command(module: str, *arguments: str) -> list[str]:
@@ -223,5 +237,7 @@ def _command(module: str, *arguments: str) -> list[str]:
 
     `-m` alone would look into the working directory first.
     """
-    code = f"import sys; sys.path[:] = {sys.path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    code = (
+        f"import sys; sys.path[:] = {_search_path()!r}; import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    )
     return [sys.executable, "-c", code, *arguments]

@@ -5,6 +5,7 @@ ended, so the parent sleeps until something happens and takes no time from the r
 """
 
 import json
+import logging
 import math
 import os
 import selectors
@@ -22,12 +23,13 @@ from pydantic import ValidationError
 
 from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import available_cores
-from gpt_parallel.launch.fork_server import ForkServerError, Process
+from gpt_parallel.launch.fork_server import ForkedProcess, ForkServerError, Process
 from gpt_parallel.launch.run_directory import run_directory
-from gpt_parallel.result import RankReport
+from gpt_parallel.result import RankReport, write_atomically
 from gpt_parallel.spec import Job, RunSpec
 
 WORKER = "gpt_parallel.engine.worker"
+_LOGGER = logging.getLogger("gpt_parallel")
 OnPhase = Callable[[int, str], None]
 
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
@@ -62,6 +64,7 @@ class _RankProcess:
     ended: bool = False
     pending: bytes = b""
     phases: list[str] = field(default_factory=list)
+    history: list[tuple[float, str]] = field(default_factory=list)
 
     def read_events(self) -> bool:
         """Take what the pipe holds; False at its end."""
@@ -74,6 +77,7 @@ class _RankProcess:
                 self.error = event
             else:
                 self.phases.append(self.phase)
+                self.history.append((time.monotonic(), self.phase))
         return bool(data)
 
 
@@ -89,16 +93,19 @@ def launch(job: Job, *, on_phase: OnPhase | None = None, observer: Observer | No
 
 def _launch(job: Job, directory: Path, on_phase: OnPhase | None, observer: Observer | None) -> tuple[RankReport, ...]:
     ranks: list[_RankProcess] = []
+    begin = time.monotonic()
+    _LOGGER.debug("%s: %s", job.spec.name, job.spec.model_dump_json(exclude={"workload": {"requests"}}))
     try:
         (directory / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
         for rank in range(job.spec.mesh.size):
             ranks.append(_start(rank, job.spec, directory))
-        listeners: list[OnPhase] = [observer.entered] if observer else []
+        listeners: list[OnPhase] = [lambda rank, phase: _LOGGER.info("%s: rank %d: %s", job.spec.name, rank, phase)]
+        listeners += [observer.entered] if observer else []
         listeners += [on_phase] if on_phase else []
         _watch(ranks, job.spec.execution.timeout_s, listeners, observer)
         return tuple(_read_report(rank) for rank in ranks)
-    except ForkServerError as error:
-        raise LaunchError(str(error)) from error
+    except (ForkServerError, LaunchError) as error:
+        raise LaunchError(f"{error}\n\n{_keep_logs(ranks, job.spec, begin)}") from error
     finally:
         _stop(ranks)
 
@@ -231,6 +238,20 @@ def _log_tail(rank: _RankProcess, num_lines: int = 20) -> str:
     return f"\n\nrank {rank.rank} printed:\n{lines}"
 
 
+def _keep_logs(ranks: list[_RankProcess], spec: RunSpec, begin: float) -> str:
+    """Write what every rank did, met and printed where the user finds it; says where that is."""
+    directory = Path(spec.execution.log_dir) / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    try:
+        for rank in ranks:
+            lines = [f"{seconds - begin:9.3f} s  {phase}" for seconds, phase in rank.history]
+            lines += [rank.error["traceback"].rstrip()] if rank.error else []
+            printed = rank.log.read_text(encoding="utf-8", errors="replace")
+            write_atomically(directory / f"rank_{rank.rank}.log", "\n".join([*lines, printed]))
+    except OSError as error:
+        return f"the logs of all ranks could not be kept in {directory} ({error.strerror})"
+    return f"logs of all ranks: {directory}"
+
+
 def _read_report(rank: _RankProcess) -> RankReport:
     try:
         return RankReport.model_validate_json(rank.report.read_bytes())
@@ -258,8 +279,9 @@ def _stop(ranks: list[_RankProcess]) -> None:
             try:
                 rank.process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
-                fork_server.stop()  # it may be stuck, and then tells nothing
-                rank.process.wait()
+                if isinstance(rank.process, ForkedProcess):
+                    rank.process.stop_server()  # it may be stuck, and then tells nothing
+                rank.process.wait(_GRACE_S)
         os.close(rank.pipe)
 
 

@@ -21,6 +21,10 @@ def test_mixed_operations_of_random_sizes_are_right(tmp_path, backend, pp, tp):
         assert len(digests) == 1, "sums differ between ranks"
 
 
+def test_tensors_of_many_slots_and_messages_longer_than_the_ring_are_right(tmp_path):
+    assert len(run_ranks("large", "shm", 3, 2, tmp_path, 3)) == 6
+
+
 def test_three_stages_and_three_shards_are_right(tmp_path):
     assert len(run_ranks("mixed", "shm", 3, 3, tmp_path, 300)) == 9
 

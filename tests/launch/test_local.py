@@ -46,6 +46,18 @@ def test_a_raising_rank_is_reported_with_phase_and_traceback(suite, mutate, rank
     assert ranks_alive() == []
 
 
+def test_a_failed_run_s_logs_are_kept(make_suite, mutate, tmp_path):
+    mutate(mutants.raise_on_rank_1_while_loading)
+    suite = make_suite(log_dir=str(tmp_path / "logs"))
+
+    message, _ = run_and_time_failure(suite)
+
+    (directory,) = (tmp_path / "logs").iterdir()
+    assert f"logs of all ranks: {directory}" in message
+    assert " s  connect\n" in (directory / "rank_0.log").read_text()
+    assert "ArithmeticError: the weights are off today" in (directory / "rank_1.log").read_text()
+
+
 def test_exiting_well_without_a_result_is_a_failure(suite, mutate, ranks_alive):
     mutate(mutants.exit_on_rank_1_without_a_result)
 
@@ -155,16 +167,18 @@ print(suite.run(suite.spec("pure_data_parallel", 1)).ranks[0].peak_memory_bytes)
 
 def test_what_a_killed_launcher_left_is_removed_and_nothing_else(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    left, strange = tmp_path / "gpt_parallel-left", tmp_path / "gpt_parallel-strange"
-    for path in (left, strange):
+    left, strange, elsewhere = (tmp_path / f"gpt_parallel-run-{name}" for name in ("left", "strange", "elsewhere"))
+    for path in (left, strange, elsewhere):
         path.mkdir()
-    (left / "lock").touch()
+    with run_directory() as used:
+        (left / "lock").write_bytes((used / "lock").read_bytes())
+    (elsewhere / "lock").write_text("another host")
 
     with run_directory() as used, run_directory() as other:
-        assert sorted(tmp_path.iterdir()) == sorted([used, other, strange])
+        assert sorted(tmp_path.iterdir()) == sorted([used, other, strange, elsewhere])
         assert used.stat().st_mode & 0o777 == 0o700
 
-    assert list(tmp_path.iterdir()) == [strange]
+    assert sorted(tmp_path.iterdir()) == sorted([strange, elsewhere])
 
 
 def test_cores_are_dealt_in_slices_and_shared_when_they_run_out():
