@@ -9,7 +9,7 @@ from gpt_parallel.breakdown_table import render_ranks
 from gpt_parallel.case import summarise
 from gpt_parallel.cli.common import errors, make_writable, option
 from gpt_parallel.launch import fork_server
-from gpt_parallel.launch.local import OnPhase
+from gpt_parallel.progress import CaseProgress, Show
 from gpt_parallel.result import RunResult, write_atomically
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import RunSpec, SpecError
@@ -42,11 +42,13 @@ def run(
 ) -> None:
     if settings.launches > 1:
         errors.print(f"note: run makes one launch; the {settings.launches} in the file are for matrix and pytest")
-    with _progress() as on_phase:
+    with _shown() as show:
+        progress = CaseProgress(show)
         case = _choose_case(settings)
         fork_server.warm_up()
-        suite = Suite(settings, on_phase)
+        suite = Suite(settings, progress)
         spec = _with_own_profile(suite.spec(*case), settings)
+        progress.start(spec)
         directory = output_dir or Path("reports") / spec.name
         make_writable(directory)
         path = directory / "result.json"
@@ -93,10 +95,10 @@ def _print(result: RunResult, path: Path) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[OnPhase]:
-    """Rank 0's phases: a status line on a terminal, one line each in a log."""
+def _shown() -> Iterator[Show]:
+    """Shows a text: on a line that changes on a terminal, on a line of its own in a log."""
     if not errors.is_terminal:
-        yield lambda rank, phase: errors.print(phase) if rank == 0 else None
+        yield errors.print
         return
     with errors.status("starting") as status:
-        yield lambda rank, phase: status.update(phase) if rank == 0 else None
+        yield status.update
