@@ -77,7 +77,8 @@ def pareto(data: Data) -> Figure | None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_title("Latency and throughput", loc="left")
-    axes.legend(frameon=False, fontsize=8)
+    columns = 2 if data.width < 5 else 3
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
     return figure
 
 
