@@ -26,6 +26,7 @@ def start_ranks(scenario, backend, pp, tp, directory, count, seed=0):
                 [sys.executable, "-m", "tests.transports", *map(str, arguments)],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+                stdin=subprocess.PIPE,  # stays open, whatever this process reads from
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
