@@ -4,6 +4,7 @@ Both are of the work that any engine has to do, so padding and idling rows lower
 """
 
 from collections.abc import Sequence
+from math import prod
 from statistics import fmean, median
 
 from gpt_parallel.readings import Efficiency
@@ -11,6 +12,7 @@ from gpt_parallel.result import Figures, RankReport
 from gpt_parallel.spec import RunSpec, WorkloadSpec
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PROCESS_BYTES = {"cpu": 200 << 20, "cuda": 1 << 30}  # torch in a rank of its own; a CUDA context and work space
 
 
 def efficiency(spec: RunSpec, ranks: Sequence[RankReport], figures: Figures) -> Efficiency:
@@ -122,3 +124,23 @@ def messages_per_step(spec: RunSpec, ranks: Sequence[RankReport]) -> dict[str, f
     per_replica = -(-len(spec.workload.requests) // (spec.workload.batch_size * spec.mesh.dp))
     forwards = per_replica * max(request.max_new_tokens for request in spec.workload.requests)
     return {count.op: count.calls / forwards for count in busiest.collectives}
+
+
+def rank_bytes(spec: RunSpec) -> int:
+    """About what the largest rank holds: its shard of the weights, embedding or head whole, cache, and its process.
+
+    A rank of one stage keeps the embedding beside its share of the layers; on a CPU the head is packed into a copy.
+    """
+    shape, mesh, execution = spec.model.architecture, spec.mesh, spec.execution
+    tables = (shape.vocab_size + shape.n_positions) * shape.n_embd
+    head = shape.vocab_size * shape.n_embd // mesh.tp
+    layers = sum(prod(dimensions) for dimensions in shape.tensor_shapes.values()) - tables
+    window = max(request.total_tokens for request in spec.workload.requests)
+    rows = min(spec.workload.batch_size * mesh.pp, len(spec.workload.requests))
+    cache = 2 * rows * window * shape.n_embd * shape.n_layer // (mesh.pp * mesh.tp)
+    count = layers // (mesh.pp * mesh.tp) + tables + (head if execution.device == "cpu" else 0) + cache
+    return count * _ITEM_BYTES[execution.dtype] + _PROCESS_BYTES[execution.device]
+
+
+def gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

@@ -4,7 +4,6 @@ A cell that fails does not end the matrix: its line in the journal says why, and
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +13,13 @@ from gpt_parallel.case import summarise
 from gpt_parallel.environment import describe_machine
 from gpt_parallel.journal import Finished, Header, Journal
 from gpt_parallel.launch.devices import device_counts, why_skip
-from gpt_parallel.launch.local import LaunchError
+from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.session import SessionRecord
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import SpecError
 from gpt_parallel.strategies import cases
 from gpt_parallel.suite import CUSTOM, Suite, VerificationError, custom_mesh
 
-# What Python, torch, CUDA and the kernel say when there is no memory.
-_NO_MEMORY = re.compile(r"out[ -]of[ -]memory|OutOfMemory|MemoryError|bad_alloc|allocate memory", re.IGNORECASE)
 # Settings that choose cells, or do not change what is measured: a journal may be resumed with others.
 _FREE = {"strategy", "num_gpus", "batch_size", "timeout_s", "offline"}
 
@@ -107,8 +104,7 @@ class Matrix:
                 record.add(cell.name, cell.name, None, cell._asdict(), finished.summary)
             else:
                 outcome = "skipped" if finished.outcome == "skipped" else "failed"
-                head = "out of memory: " if finished.outcome == "oom" else ""
-                record.add_not_run(cell.name, outcome, head + finished.reason)
+                record.add_not_run(cell.name, outcome, finished.reason)
         return record
 
     def _suite(self, cell: Cell) -> Suite:
@@ -129,7 +125,6 @@ class Matrix:
         try:
             summary = summarise([suite.run(spec) for _ in range(self._settings.launches)])
         except (LaunchError, VerificationError) as error:
-            is_memory = isinstance(error, LaunchError) and _NO_MEMORY.search(str(error))
-            outcome = "oom" if is_memory else "failed"
+            outcome = "oom" if isinstance(error, LaunchError) and error.out_of_memory else "failed"
             return Finished(cell=cell.name, outcome=outcome, reason=str(error), seconds=time.monotonic() - begin)
         return Finished(cell=cell.name, outcome="passed", seconds=time.monotonic() - begin, summary=summary)

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 from gpt_parallel.cost import efficiency
 from gpt_parallel.environment import describe_environment
 from gpt_parallel.launch.devices import resolve_execution
+from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.gpu_sampler import gpu_sampler
-from gpt_parallel.launch.local import LaunchError, OnPhase, launch
+from gpt_parallel.launch.local import launch
+from gpt_parallel.launch.watch import OnPhase
 from gpt_parallel.measure import energy, figures
 from gpt_parallel.models import Tokenizer, resolve_model
 from gpt_parallel.prompts import Prompt, make_requests, random_prompts, read_prompts, shipped_prompts
@@ -197,7 +199,7 @@ class Suite:
                 self._references[key] = error
         found = self._references[key]
         if isinstance(found, LaunchError):
-            raise LaunchError(str(found))
+            raise LaunchError(str(found), out_of_memory=found.out_of_memory)
         return found
 
     def _score(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Sequence[TokenScore]:
@@ -210,7 +212,8 @@ class Suite:
         try:
             return launch(job, on_phase=(lambda rank, phase: report(rank, f"reference: {phase}")) if report else None)
         except LaunchError as error:
-            raise LaunchError(f"the single-device reference run: {error}") from error
+            message = f"the single-device reference run: {error}"
+            raise LaunchError(message, out_of_memory=error.out_of_memory) from error
 
 
 def _make_directory(path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gpt_parallel.cli import app
 from gpt_parallel.cli.matrix_progress import MatrixProgress, clock_time
 from gpt_parallel.journal import Finished, Journal, JournalError
-from gpt_parallel.launch.local import LaunchError
+from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.matrix import Cell, Matrix, make_cells, make_header
 from gpt_parallel.settings import make_settings
 from gpt_parallel.spec import SpecError
@@ -83,26 +83,17 @@ def test_cells_are_strategies_by_counts_by_batch_sizes():
         make_cells(smoke(strategy="tensor_data_hybrid", num_gpus="1"), (4,))
 
 
-@pytest.mark.parametrize(
-    ("text", "outcome"),
-    [
-        ("rank 0 failed: OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "oom"),
-        ("rank 0 failed: RuntimeError: DefaultCPUAllocator: can't allocate memory", "oom"),
-        ("rank 1 killed by signal 9 (SIGKILL; out-of-memory killer?) in phase 'load weights'", "oom"),
-        ("rank 1 failed in phase 'connect': ArithmeticError: the weights are off", "failed"),
-        ("the run did not finish within 3 s", "failed"),
-    ],
-)
-def test_a_failed_cell_is_marked_and_the_others_go_on(play, text, outcome):
-    ran, finished, record = play(smoke(), outcomes={"tensor_data_hybrid-2gpu-batch2": LaunchError(text)})
+@pytest.mark.parametrize(("out_of_memory", "outcome"), [(True, "oom"), (False, "failed")])
+def test_a_failed_cell_is_marked_and_the_others_go_on(play, out_of_memory, outcome):
+    error = LaunchError("rank 0 failed", out_of_memory=out_of_memory)
+    ran, finished, record = play(smoke(), outcomes={"tensor_data_hybrid-2gpu-batch2": error})
 
     assert len(ran) == 5
     assert finished["tensor_data_hybrid-2gpu-batch2"].outcome == outcome
-    assert finished["tensor_data_hybrid-2gpu-batch2"].reason == text
+    assert finished["tensor_data_hybrid-2gpu-batch2"].reason == "rank 0 failed"
     assert [cell.outcome for cell in finished.values()].count("passed") == 4
     (left_out,) = record.not_run
     assert left_out["outcome"] == "failed"
-    assert ("out of memory: " in left_out["reason"]) == (outcome == "oom")
     assert len(record.summaries) == 4
 
 

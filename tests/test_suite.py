@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_parallel.launch.local import LaunchError
+from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.settings import make_settings
 from gpt_parallel.suite import Suite
 

@@ -1,17 +1,14 @@
 """Which cases of the main job can run on a machine, and why others cannot: too few GPUs, wrong sizes, no memory."""
 
-from math import prod
 from typing import Literal
 
+from gpt_parallel.cost import gib, rank_bytes
 from gpt_parallel.doctor.facts import Facts
 from gpt_parallel.launch.devices import device_counts, why_skip
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import Frozen, RunSpec, SpecError
 from gpt_parallel.strategies import cases
 from gpt_parallel.suite import CUSTOM, Suite, custom_mesh
-
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_PROCESS_BYTES = {"cpu": 200 << 20, "cuda": 1 << 30}  # torch in a rank of its own; a CUDA context and work space
 
 
 class CaseVerdict(Frozen):
@@ -67,23 +64,3 @@ def _why_too_large(spec: RunSpec, facts: Facts) -> str | None:
     if needed <= available:
         return None
     return f"needs about {gib(needed)} {where}, {gib(available)} are free"
-
-
-def rank_bytes(spec: RunSpec) -> int:
-    """About what the largest rank holds: its shard of the weights, embedding or head whole, cache, and its process.
-
-    A rank of one stage keeps the embedding beside its share of the layers; on a CPU the head is packed into a copy.
-    """
-    shape, mesh, execution = spec.model.architecture, spec.mesh, spec.execution
-    tables = (shape.vocab_size + shape.n_positions) * shape.n_embd
-    head = shape.vocab_size * shape.n_embd // mesh.tp
-    layers = sum(prod(dimensions) for dimensions in shape.tensor_shapes.values()) - tables
-    window = max(request.total_tokens for request in spec.workload.requests)
-    rows = min(spec.workload.batch_size * mesh.pp, len(spec.workload.requests))
-    cache = 2 * rows * window * shape.n_embd * shape.n_layer // (mesh.pp * mesh.tp)
-    count = layers // (mesh.pp * mesh.tp) + tables + (head if execution.device == "cpu" else 0) + cache
-    return count * _ITEM_BYTES[execution.dtype] + _PROCESS_BYTES[execution.device]
-
-
-def gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB"

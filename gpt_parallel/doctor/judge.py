@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_parallel.doctor.cases import CaseVerdict, gib
+from gpt_parallel.cost import gib
+from gpt_parallel.doctor.cases import CaseVerdict
 from gpt_parallel.doctor.facts import DirectoryFacts, Facts, ModelFacts, SelfTest
 from gpt_parallel.doctor.findings import Finding
 from gpt_parallel.doctor.judge_gpus import judge_gpus

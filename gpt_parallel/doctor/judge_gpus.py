@@ -1,6 +1,6 @@
 """Judges driver, torch build and GPUs together: most trouble is that one of them does not suit the others."""
 
-from gpt_parallel.doctor.cases import gib
+from gpt_parallel.cost import gib
 from gpt_parallel.doctor.facts import Facts, GpuFacts
 from gpt_parallel.doctor.findings import Finding, Level
 

@@ -3,7 +3,10 @@
 import json
 import os
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt_parallel.result import RankReport
 
 
 class LostPeerError(RuntimeError):
@@ -11,7 +14,7 @@ class LostPeerError(RuntimeError):
 
 
 class EventPipe:
-    """Writes a rank's phases and its failure. The launcher sees the pipe close when the process ends."""
+    """Writes a rank's phases and its failure or its result. The launcher sees the pipe close when the process ends."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -20,6 +23,10 @@ class EventPipe:
     def enter(self, phase: str) -> None:
         self.phase = phase
         self._write({"phase": phase})
+
+    def deliver(self, report: "RankReport") -> None:
+        """The result; the last that a rank tells."""
+        self._write({"report": report.model_dump(mode="json")})
 
     def fail(self, error: BaseException) -> None:
         """Report the exception being handled. `lost_peer` marks errors that another rank's end causes."""

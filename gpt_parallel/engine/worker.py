@@ -1,17 +1,22 @@
 """What the process of one rank does, with the arguments RUN_DIRECTORY EVENT_FD PARENT_PID [CORE,CORE…].
 
 A fork of `server.py` runs it, or `python -m gpt_parallel.engine.worker` where that cannot be. RANK and LOCAL_RANK come
-from the environment, as under torchrun. The job is `job.json` in the run directory; the report is left there as
-`rank_<n>.json`.
+from the environment, as under torchrun. The job is `job.json` in the run directory; SIGUSR1 has the stacks of all
+threads written to `rank_<n>.stacks` there.
 """
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt_parallel.engine.events import EventPipe
+
+if TYPE_CHECKING:
+    from gpt_parallel.result import RankReport
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -23,26 +28,30 @@ def main(arguments: list[str]) -> int:
     if pinned:
         os.sched_setaffinity(0, pinned)
     pipe = EventPipe(int(descriptor))
+    rank = int(os.environ["RANK"])
+    with (Path(directory) / f"rank_{rank}.stacks").open("wb") as stacks:
+        faulthandler.register(signal.SIGUSR1, stacks)
+        return _report(Path(directory), rank, pinned, pipe)
+
+
+def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe) -> int:
     try:
-        _run(Path(directory), pinned, pipe)
+        pipe.deliver(_run(directory, rank, pinned, pipe))
     except BaseException as error:
         pipe.fail(error)
         return 1
     return 0
 
 
-def _run(directory: Path, pinned: tuple[int, ...], pipe: EventPipe) -> None:
+def _run(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe) -> "RankReport":
     pipe.enter("start")
     # Imported here, so that without a server torch's threads are made after the process is pinned.
     from gpt_parallel.engine.rank import run_job
-    from gpt_parallel.result import write_atomically
     from gpt_parallel.spec import Job
 
     job = Job.model_validate_json((directory / "job.json").read_bytes())
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    report = run_job(job, rank, local_rank, str(directory / "store"), pipe)
-    report = report.model_copy(update={"cores": pinned})
-    write_atomically(directory / f"rank_{rank}.json", report.model_dump_json())
+    report = run_job(job, rank, int(os.environ["LOCAL_RANK"]), str(directory / "store"), pipe)
+    return report.model_copy(update={"cores": pinned})
 
 
 def _die_with(parent: int) -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from gpt_parallel.cli import app
 from gpt_parallel.doctor import self_test
 from gpt_parallel.launch import devices
-from gpt_parallel.launch.local import LaunchError
+from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.result import CollectiveProbe
 from gpt_parallel.settings import make_settings
 from gpt_parallel.spec import JobKind

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from gpt_parallel.launch import fork_server, local
-from gpt_parallel.launch.local import LaunchError
+from gpt_parallel.launch.failure import LaunchError
 from tests import mutants
 from tests.processes import environment
 

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from gpt_parallel.launch import fork_server
-from gpt_parallel.launch.local import LaunchError, cores_of
+from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.launch.local import cores_of
 from gpt_parallel.launch.run_directory import run_directory
 from tests import mutants
 
