@@ -7,7 +7,7 @@ from statistics import fmean, median, quantiles
 from gpt_parallel.case_readings import summarise_readings
 from gpt_parallel.result import CaseSummary, LaunchFigures, RunResult
 
-_STATUS_ORDER = ("exact", "tie", "skipped", "mismatch")
+_STATUS_ORDER = ("exact", "tie", "skipped", "mismatch", "fault-injected")
 
 
 def summarise(results: Sequence[RunResult]) -> CaseSummary:
@@ -58,6 +58,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         torch=environment.torch,
         cpu=environment.cpu,
         num_cores=environment.num_cores,
+        num_hosts=len({rank.host for rank in first.ranks}),
         cores_per_rank=spec.execution.cores_per_rank,
         hostname=environment.hostname,
         git_commit=environment.git_commit,

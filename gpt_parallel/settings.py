@@ -12,6 +12,8 @@ from typing_extensions import Self
 
 from gpt_parallel.spec import AttentionChoice, Frozen, SpecError, TimeoutSeconds
 
+WhenBusy = Literal["auto", "wait", "refuse", "share"]
+
 
 def _join_numbers(value: Any) -> Any:
     """4 or [1, 2, 4], as a configuration file may have them, as text."""
@@ -85,9 +87,21 @@ class Settings(Frozen):
     oversubscribe: bool = Field(
         False, description="let ranks share a GPU where there are more ranks than GPUs (over gloo)"
     )
+    when_busy: WhenBusy = Field(
+        "auto",
+        description="GPUs or cores that another run uses: wait, refuse or share; auto: wait for GPUs, share cores",
+    )
     warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
     num_iterations: PositiveInt = Field(3, description="timed passes over all requests, in each launch")
     launches: PositiveInt = Field(1, description="fresh launches of each case; gates need at least 3")
+    launcher: str | None = Field(
+        None,
+        description='start ranks by this, maybe on several machines: "torchrun --nnodes=2 --nproc-per-node=2 …", '
+        '"srun …", "mpirun …"; {num_gpus} in it stands for a case\'s number of ranks',
+    )
+    launcher_address: str | None = Field(
+        None, description="HOST:PORT at which the launcher's ranks reach this machine; unset: its name, any free port"
+    )
     log_dir: str = Field("reports/logs", description="where the logs of all ranks are kept when a run fails")
     timeout_s: TimeoutSeconds = Field(600.0, description="deadline of one launch, in seconds")
     verify: bool = Field(True, description="compare every token with those of a single-device run")

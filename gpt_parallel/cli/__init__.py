@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gpt_parallel import __version__
-from gpt_parallel.cli import ab, data, doctor, gate, matrix, report, run
+from gpt_parallel.cli import ab, data, doctor, gate, matrix, report, run, worker
 from gpt_parallel.cli.common import takes_settings
 
 app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
@@ -17,6 +17,8 @@ app.command("doctor", help=doctor.HELP)(takes_settings(doctor.doctor))
 app.command("report", help=report.HELP)(report.report)
 app.command("ab", help=ab.HELP)(ab.ab)
 app.command("gate", help=gate.HELP)(gate.gate)
+app.command("join", help=worker.JOIN_HELP)(worker.join)
+app.command("worker", help=worker.WORKER_HELP, hidden=True)(worker.worker)
 app.add_typer(data.app, name="data")
 
 

@@ -6,9 +6,10 @@ processes of one host.
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, Union
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gpt_parallel.engine.mesh import Mesh
@@ -16,6 +17,8 @@ from gpt_parallel.result import CollectiveCount
 from gpt_parallel.spec import ExecutionSpec
 
 T = TypeVar("T")
+# Where ranks meet; a lone one needs no place.
+Rendezvous = Union[str, "dist.Store", None]  # type: ignore[name-defined]
 FORWARD, RETURN = 0, 1  # channels between stages: activations to the next one, tokens from the last to the first
 
 
@@ -134,14 +137,15 @@ class Collectives:
         return self._transport
 
 
-def connect(mesh: Mesh, execution: ExecutionSpec, device: torch.device, rendezvous: str) -> Collectives:
-    """Join the other ranks of the run. `rendezvous` is a path in a private directory that all of them share."""
+def connect(mesh: Mesh, execution: ExecutionSpec, device: torch.device, rendezvous: Rendezvous) -> Collectives:
+    """Join the other ranks of the run, met at a path in a private directory that all share, or in a store."""
     backend, timeout_s = execution.backend, execution.timeout_s
     if mesh.sizes.size == 1:
         return Collectives(mesh, None)
     if backend == "shm":
         from gpt_parallel.engine.shared_memory import SharedMemory
 
+        assert isinstance(rendezvous, str)
         return Collectives(mesh, SharedMemory(mesh, rendezvous, timeout_s, crowded=execution.oversubscribed))
     from gpt_parallel.engine.distributed import Distributed
 

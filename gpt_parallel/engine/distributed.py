@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gpt_parallel.engine.collectives import FORWARD, RETURN
+from gpt_parallel.engine.collectives import FORWARD, RETURN, Rendezvous
 from gpt_parallel.engine.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -19,12 +19,16 @@ class Distributed:
 
     waits_in: str | None = None
 
-    def __init__(self, mesh: Mesh, backend: str, device: torch.device, store_path: str, timeout_s: float) -> None:
+    def __init__(
+        self, mesh: Mesh, backend: str, device: torch.device, rendezvous: Rendezvous, timeout_s: float
+    ) -> None:
         self._mesh, self._device = mesh, device
         self._staged = device.type != "cpu" and backend == "gloo"
         self._in_flight: list[tuple[dist.Work, Tensor]] = []
         timeout = timedelta(seconds=timeout_s)
-        store = dist.FileStore(store_path, mesh.sizes.size)  # type: ignore[attr-defined]
+        store = rendezvous
+        if isinstance(store, str):
+            store = dist.FileStore(store, mesh.sizes.size)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=mesh.rank, world_size=mesh.sizes.size, timeout=timeout)
         self._tensor_group: ProcessGroup | None = None
         if mesh.sizes.tp > 1:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ class EventPipe:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._lock = threading.Lock()
         self.phase = "start"
+        self.is_done = False
 
     def enter(self, phase: str) -> None:
         self.phase = phase
@@ -27,6 +30,10 @@ class EventPipe:
     def deliver(self, report: "RankReport") -> None:
         """The result; the last that a rank tells."""
         self._write({"report": report.model_dump(mode="json")})
+        self.is_done = True
+
+    def show_stacks(self, text: str) -> None:
+        self._write({"stacks": text})
 
     def fail(self, error: BaseException) -> None:
         """Report the exception being handled. `lost_peer` marks errors that another rank's end causes."""
@@ -44,7 +51,8 @@ class EventPipe:
     def _write(self, event: dict[str, Any]) -> None:
         data = json.dumps(event).encode() + b"\n"
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except BrokenPipeError:
+            with self._lock:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+        except (BrokenPipeError, ConnectionResetError):
             pass  # the launcher is gone, and will take this rank along

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpt_parallel.engine.collectives import Collectives, connect
+from gpt_parallel.engine.collectives import Collectives, Rendezvous, connect
 from gpt_parallel.engine.events import EventPipe
 from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.result import CollectiveProbe, RankReport
@@ -31,14 +31,16 @@ class _Operation(NamedTuple):
     expected: tuple[float, float]
 
 
-def time_collectives(spec: RunSpec, rank: int, device: torch.device, store_path: str, pipe: EventPipe) -> RankReport:
+def time_collectives(
+    spec: RunSpec, rank: int, device: torch.device, rendezvous: Rendezvous, pipe: EventPipe
+) -> RankReport:
     """Time what the spec's mesh talks by: sums and gathers if it is tensor parallel, hops if it is pipelined.
 
     Raises ArithmeticError if a result is wrong.
     """
     mesh = Mesh(spec.mesh, rank)
     pipe.enter("connect")
-    collectives = connect(mesh, spec.execution, device, store_path)
+    collectives = connect(mesh, spec.execution, device, rendezvous)
     pipe.enter("time collectives")
     probes = [
         _probe(operation, torch.full(shape, float(rank + 1), device=device), count, collectives)

@@ -8,6 +8,7 @@ threads written to `rank_<n>.stacks` there.
 import ctypes
 import faulthandler
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def _run(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe) -
 
     job = Job.model_validate_json((directory / "job.json").read_bytes())
     report = run_job(job, rank, int(os.environ["LOCAL_RANK"]), str(directory / "store"), pipe)
-    return report.model_copy(update={"cores": pinned})
+    return report.model_copy(update={"cores": pinned, "host": platform.node()})
 
 
 def _die_with(parent: int) -> None:

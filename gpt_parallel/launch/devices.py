@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from gpt_parallel.launch.launcher import parse_launcher
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import AttentionChoice, Dtype, ExecutionSpec, SpecError
 
@@ -19,6 +20,7 @@ Device = TypeVar("Device")
 class Gpu(NamedTuple):
     name: str
     compute_capability: tuple[int, int]
+    uuid: str = ""
 
 
 def available_cores() -> tuple[int, ...]:
@@ -37,25 +39,22 @@ def cuda_devices() -> tuple[Gpu, ...]:
     except PackageNotFoundError:
         return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    with _nvml() as nvml:
+    with open_nvml() as nvml:
         if nvml is None:
             return ()
         gpus = []
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-            gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), tuple(capability)))
+            uuid = nvml.nvmlDeviceGetUUID(handle)
+            gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), tuple(capability), uuid))
         if visible is None:
             return tuple(gpus)
-        return tuple(
-            select_visible(
-                gpus, [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(len(gpus))], visible
-            )
-        )
+        return tuple(select_visible(gpus, [gpu.uuid for gpu in gpus], visible))
 
 
 @contextmanager
-def _nvml() -> Iterator[Any]:
+def open_nvml() -> Iterator[Any]:
     """The NVML module, initialised; None where there is no NVIDIA driver."""
     import pynvml
 
@@ -105,11 +104,15 @@ def device_counts(settings: Settings) -> tuple[int, ...]:
     """The device counts to run: those asked for, else 1, 2, 4 and, where there are so many GPUs, 8."""
     if settings.device_counts:
         return settings.device_counts
+    if settings.launcher and (size := parse_launcher(settings.launcher).size):
+        return (size,)
     return (1, 2, 4, 8) if resolve_device(settings) == "cuda" and len(cuda_devices()) >= 8 else (1, 2, 4)
 
 
 def why_skip(settings: Settings, num_gpus: int) -> str | None:
-    """Why a case cannot run on this machine, or None. CPU ranks can always share cores."""
+    """Why a case cannot run on this machine, or by the launcher; None if it can. CPU ranks can always share cores."""
+    if settings.launcher:
+        return parse_launcher(settings.launcher).why_not(num_gpus)
     if resolve_device(settings) == "cpu" or settings.oversubscribe or num_gpus <= len(cuda_devices()):
         return None
     return (
@@ -122,7 +125,9 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
     device = resolve_device(settings)
     if reason := why_skip(settings, num_gpus):
         raise SpecError(reason)
-    if device == "cpu":
+    if settings.launcher:
+        crowded = False  # each of its machines tells when it knows
+    elif device == "cpu":
         crowded = num_gpus * settings.cores_per_rank > len(available_cores())
     else:
         crowded = num_gpus > len(cuda_devices())
@@ -145,7 +150,12 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
 
 
 def _resolve_backend(settings: Settings, device: str, crowded: bool) -> Literal["gloo", "nccl", "shm"]:
-    can_share = device == "cpu" and sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    can_share = (
+        device == "cpu"
+        and not settings.launcher
+        and sys.platform == "linux"
+        and platform.machine() in ("x86_64", "AMD64")
+    )
     if settings.backend == "auto":
         if device == "cuda" and not crowded:
             return "nccl"

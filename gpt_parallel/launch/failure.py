@@ -66,10 +66,9 @@ def missed_deadline(ranks: Sequence[WatchedRank], timeout_s: float) -> LaunchErr
     """Where every rank was, and what it was doing."""
     stopped = [rank for rank in ranks if not rank.ended and rank.process.is_stopped]
     where = "; ".join(f"{rank.title} {_whereabouts(rank, rank in stopped)}" for rank in ranks)
+    _gather_stacks(ranks)
     stacks = "".join(
-        f"\n\n{rank.title}, most recent call first:\n{_indented(text)}"
-        for rank, text in zip(ranks, _stacks(ranks), strict=True)
-        if text
+        f"\n\n{rank.title}, most recent call first:\n{_indented(rank.stacks, 120)}" for rank in ranks if rank.stacks
     )
     return LaunchError(
         f"the run did not finish within {timeout_s:g} s: {where} (allow more time with the timeout option){stacks}"
@@ -82,11 +81,12 @@ def _whereabouts(rank: WatchedRank, stopped: bool) -> str:
     return f"was in phase {rank.phase!r}" + (", stopped by a signal" if stopped else "")
 
 
-def _stacks(ranks: Sequence[WatchedRank]) -> list[str]:
-    for rank in ranks:
-        if not rank.ended:
-            rank.process.ask_for_stacks()
-    return ["" if rank.ended else rank.process.read_stacks() for rank in ranks]
+def _gather_stacks(ranks: Sequence[WatchedRank]) -> None:
+    running = [rank for rank in ranks if not rank.ended]
+    for rank in running:
+        rank.process.ask_for_stacks()
+    for rank in running:
+        rank.stacks = rank.process.read_stacks()
 
 
 def _log_tail(rank: WatchedRank, num_lines: int = 20) -> str:
@@ -99,8 +99,8 @@ def _indented(text: str, num_lines: int = 40) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-num_lines:])
 
 
-def keep_logs(ranks: Sequence[WatchedRank], spec: RunSpec, begin: float) -> str:
-    """Write what every rank did, met and printed where the user finds it; says where that is."""
+def keep_logs(ranks: Sequence[WatchedRank], spec: RunSpec, begin: float, launcher: str = "") -> str:
+    """Write what every rank, and their `launcher`, did and printed where the user finds it; says where that is."""
     directory = Path(spec.execution.log_dir) / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         for rank in ranks:
@@ -108,6 +108,8 @@ def keep_logs(ranks: Sequence[WatchedRank], spec: RunSpec, begin: float) -> str:
             lines += [rank.error["traceback"].rstrip()] if rank.error else []
             lines += [rank.stacks] if rank.stacks else []
             write_atomically(directory / f"rank_{rank.rank}.log", "\n".join([*lines, rank.printed(), ""]))
+        if launcher:
+            write_atomically(directory / "launcher.log", launcher + "\n")
     except OSError as error:
         return f"the logs of all ranks could not be kept in {directory} ({error.strerror})"
     return f"logs of all ranks: {directory}"

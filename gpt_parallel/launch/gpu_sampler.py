@@ -172,8 +172,16 @@ class NoSampler:
 
 
 @contextmanager
-def gpu_sampler(execution: ExecutionSpec, num_ranks: int) -> Iterator[GpuSampler | NoSampler]:
-    """What is to watch a launch. Telemetry never fails a run: without an answer from NVML there are only reasons."""
+def gpu_sampler(
+    execution: ExecutionSpec, num_ranks: int, *, elsewhere: bool = False
+) -> Iterator[GpuSampler | NoSampler]:
+    """What is to watch a launch. Telemetry never fails a run: without an answer from NVML there are only reasons.
+
+    `elsewhere`: a launcher starts the ranks, maybe on other machines.
+    """
+    if elsewhere:
+        yield NoSampler("only ranks that are started without a launcher have their GPUs watched")
+        return
     if not execution.telemetry:
         yield NoSampler("telemetry was switched off")
         return

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ _LOGGER = logging.getLogger("gpt_parallel")
 
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
 _STACKS_S = 1.0  # for a rank to write its stacks
-_STALE = ("TORCHELASTIC_", "PET_", "SLURM_", "OMPI_", "PMI_")
+_STALE = ("TORCHELASTIC_", "PET_", "SLURM_", "OMPI_", "PMI_", "PMIX_")
 _STALE_EXACT = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
@@ -47,7 +47,8 @@ class LocalProcess:
 
     @property
     def is_stopped(self) -> bool:
-        with suppress(OSError):
+        with suppress(OSError, ForkServerError):
+            self.process.poll()  # its id may still have to be heard of
             return Path(f"/proc/{self.process.pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
         return False
 
@@ -132,9 +133,6 @@ def cores_of(rank: int, count: int, available: Sequence[int]) -> list[int]:
 def _environment(rank: int, spec: RunSpec) -> dict[str, str]:
     """The caller's environment without any launcher's leftovers, plus torchrun's contract for this rank."""
     size, threads = str(spec.mesh.size), str(spec.execution.cores_per_rank)
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in _STALE_EXACT and not name.startswith(_STALE)
-    }
     own = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -146,7 +144,15 @@ def _environment(rank: int, spec: RunSpec) -> dict[str, str]:
     }
     if sys.platform == "linux":
         own["GLOO_SOCKET_IFNAME"] = "lo"  # gloo listens on the loopback interface only
-    return {**inherited, **own}
+    return {**without_launchers(os.environ), **own}
+
+
+def without_launchers(environment: Mapping[str, str], kept: Sequence[str] = ()) -> dict[str, str]:
+    """An environment without what a launcher sets for the processes it starts; `kept`: prefixes to leave."""
+    stale = tuple(prefix for prefix in _STALE if prefix not in kept)
+    return {
+        name: value for name, value in environment.items() if name not in _STALE_EXACT and not name.startswith(stale)
+    }
 
 
 @contextmanager
@@ -180,7 +186,7 @@ def _stop(ranks: Sequence[WatchedRank]) -> None:
         except (subprocess.TimeoutExpired, ForkServerError):
             pass
         finally:
-            _kill_group(process.pid)
+            kill_group(process.pid)
     for process in processes:
         with suppress(ForkServerError):
             try:
@@ -193,7 +199,8 @@ def _stop(ranks: Sequence[WatchedRank]) -> None:
         os.close(rank.channel)
 
 
-def _kill_group(pid: int | None) -> None:
+def kill_group(pid: int | None) -> None:
+    """Kill what is left of a process that leads its group, and of its descendants there."""
     if pid is not None:
         with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
             os.killpg(pid, signal.SIGKILL)

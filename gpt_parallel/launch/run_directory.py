@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+from gpt_parallel.wire import boot_id
 
 _PREFIX = "gpt_parallel-run-"
 _LOCK = "lock"
@@ -18,7 +21,8 @@ def run_directory() -> Iterator[Path]:
     """A new directory that only this user can enter (mode 0700), locked for as long as its launch lives."""
     _remove_leftovers()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    lock = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    directory.chmod(0o700)  # whatever the umask took away
+    lock = _create(directory / ".lock")
     try:
         os.write(lock, _host())
         with suppress(OSError):  # a file system without locks: then nothing is ever taken for a leftover
@@ -30,23 +34,40 @@ def run_directory() -> Iterator[Path]:
         os.close(lock)
 
 
+def create_private(path: Path) -> IO[bytes]:
+    """A new file, open for writing, that only this user can read (mode 0600), whatever the umask."""
+    return os.fdopen(_create(path), "wb")
+
+
+def _create(path: Path) -> int:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 def _host() -> bytes:
-    """This boot of this machine: locks of other hosts on a shared file system may not be seen here."""
-    with suppress(OSError):
-        return platform.node().encode() + Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    return platform.node().encode()
+    """Locks of other hosts on a shared file system may not be seen here."""
+    return f"{platform.node()} {boot_id()}".encode()
 
 
 def _remove_leftovers() -> None:
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, in use, or just gone
-            if path.parent.is_symlink() or path.parent.stat().st_uid != os.getuid():
-                continue
-            lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                if os.read(lock, 4096) != _host():
-                    continue
+            _remove_leftover(path)
+
+
+def _remove_leftover(path: Path) -> None:
+    """Raises OSError for what is no directory, or has no lock that is free. Nothing is followed through links."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(directory).st_uid != os.getuid():
+            return
+        lock = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            if os.read(lock, 4096) == _host():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path.parent, ignore_errors=True)
-            finally:
-                os.close(lock)
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock)
+    finally:
+        os.close(directory)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -85,6 +86,10 @@ class WatchedRank:
     def has_failed(self) -> bool:
         return self.error is not None or (self.ended and (self.process.returncode != 0 or self.report is None))
 
+    @property
+    def was_killed(self) -> bool:
+        return self.ended and self.process.returncode == -signal.SIGKILL
+
     def printed(self) -> str:
         """What it wrote to its standard output and error."""
         return self.log.read_text(encoding="utf-8", errors="replace").rstrip() if self.log else ""
@@ -103,6 +108,8 @@ class WatchedRank:
 
     def _take(self, line: bytes, on_phase: OnPhase) -> None:
         event = json.loads(line)
+        if "stacks" in event:
+            return  # an answer that came too late
         if "report" in event:
             try:
                 self.report = RankReport.model_validate(event["report"])
@@ -144,6 +151,8 @@ def watch(ranks: Sequence[WatchedRank], timeout_s: float, on_phase: OnPhase, obs
                     with suppress(subprocess.TimeoutExpired):
                         rank.process.wait(max(0.0, deadline - time.monotonic()))
                         rank.ended = True
+                if rank.was_killed:
+                    return False  # no peer did that
                 if failed_at is None and rank.has_failed:
                     failed_at = time.monotonic()
     if failed_at is not None:

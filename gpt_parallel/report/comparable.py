@@ -10,6 +10,7 @@ _SAME = {
     "device": "device_name",
     "processor": "cpu",
     "number of cores": "num_cores",
+    "number of machines": "num_hosts",
     "cores per rank": "cores_per_rank",
     "back end": "backend",
     "oversubscription": "oversubscribed",

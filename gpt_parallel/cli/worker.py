@@ -1,0 +1,116 @@
+"""`gpt-parallel worker` and `gpt-parallel join`: what runs on the machines of a run that a launcher starts."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import IO, Annotated, Any
+
+import typer
+
+from gpt_parallel.cli.common import errors, exit_codes, option
+from gpt_parallel.launch.launcher import Launcher, parse_address, parse_launcher
+from gpt_parallel.launch.local import kill_group
+from gpt_parallel.spec import SpecError
+from gpt_parallel.wire import keep_alive
+
+WORKER_HELP = """Be one rank of a run. This is what --launcher starts on each machine; it is not for typing.
+
+The rank's number comes from the launcher (torchrun, srun, mpirun), the job from the process that
+listens at HOST:PORT.
+"""
+
+JOIN_HELP = """Have this machine take part in a session that runs on another one.
+
+With torchrun every machine needs its agent. The machine with pytest starts its own for each case; this command does so
+here, at the same moments, until that session is over. srun and mpirun reach all machines and need no join.
+
+Exit codes: 0 the session is over, 2 wrong usage, 130 interrupted.
+
+\b
+Example, with pytest on the machine "one":
+  one$ pytest benchmarks --gpt-launcher-address one:29401
+           --gpt-launcher "torchrun --nnodes=2 --nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=one:29400"
+  two$ gpt-parallel join one:29401
+           --launcher "torchrun --nnodes=2 --nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=one:29400"
+"""
+
+
+def worker(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="who wants this rank")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="the run it is to be part of")],
+) -> None:
+    with exit_codes():
+        parse_address(address)
+        os.execv(sys.executable, [sys.executable, "-m", "gpt_parallel.engine.remote", address, run])
+
+
+def join(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="the session's --gpt-launcher-address")],
+    launcher: Annotated[str, option("--launcher", "This machine's part of the session's --gpt-launcher.")],
+    wait: Annotated[float, option("--wait", "Seconds to wait for the session to begin. Default: 600.")] = 600.0,
+) -> None:
+    with exit_codes():
+        command = parse_launcher(launcher)
+        command.command(1, [])  # is it there?
+        _follow(_connect(address, wait), address, command)
+    errors.print("the session is over")
+
+
+def _connect(address: str, wait_s: float) -> socket.socket:
+    host, port = parse_address(address)
+    errors.print(f"waiting for a session at {address}")
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=min(10.0, wait_s))
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise SpecError(
+                    f"{address}: no session to join within {wait_s:g} s ({error.strerror or error}); is it the "
+                    "session's --gpt-launcher-address, and can this machine reach it?"
+                ) from error
+            time.sleep(0.5)
+
+
+def _follow(session: socket.socket, address: str, launcher: Launcher) -> None:
+    """Start and stop this machine's launcher as the session says, until it is over."""
+    session.settimeout(None)
+    keep_alive(session)
+    session.sendall(json.dumps({"follow": socket.gethostname()}).encode() + b"\n")
+    errors.print(f"joined the session at {address}")
+    running: subprocess.Popen[bytes] | None = None
+    try:
+        for order in _orders(session.makefile("rb")):
+            _end(running)
+            running = None
+            if name := order.get("start"):
+                errors.print(f"run {name}: {order['num_gpus']} ranks")
+                program = [sys.executable, "-m", "gpt_parallel", "worker", address, str(name)]
+                words = launcher.command(int(order["num_gpus"]), program)
+                running = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    finally:
+        _end(running)
+        session.close()
+
+
+def _orders(lines: IO[bytes]) -> Iterator[dict[str, Any]]:
+    with suppress(OSError):  # the line was cut
+        for line in lines:
+            yield json.loads(line)
+
+
+def _end(process: "subprocess.Popen[bytes] | None") -> None:
+    """A run that went well has ended its launcher by the time the next one starts, or is about to."""
+    if process is None:
+        return
+    process.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(5.0)
+    kill_group(process.pid)
+    process.wait()

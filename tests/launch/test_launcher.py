@@ -1,0 +1,80 @@
+"""A launcher's command line: what is read from it, and what is made of it."""
+
+import os
+import sys
+
+import pytest
+
+from gpt_parallel.launch import devices
+from gpt_parallel.launch.launcher import parse_address, parse_launcher
+from gpt_parallel.settings import make_settings
+from gpt_parallel.spec import SpecError
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d", 8),
+        ("torchrun --nnodes 2 --nproc_per_node 4", 8),
+        ("torchrun --standalone --nproc-per-node=2", 2),
+        ("python3 -m torch.distributed.run --nproc-per-node=3", 3),
+        ("torchrun --nnodes=1:4 --nproc-per-node=4", None),
+        ("torchrun --nproc-per-node=gpu", None),
+        ("torchrun --nproc-per-node={num_gpus}", None),
+        ("srun -n 8", 8),
+        ("srun --ntasks=8 -N 2", 8),
+        ("srun -N 2 --ntasks-per-node=4", 8),
+        ("srun", None),
+        ("/opt/mpi/bin/mpirun -np 4 --map-by node", 4),
+        ("mpirun -n {num_gpus}", None),
+        ("my-launcher --hosts a,b", None),
+    ],
+)
+def test_the_number_of_ranks_is_read_where_it_is_told(text, size):
+    assert parse_launcher(text).size == size
+
+
+@pytest.mark.parametrize("text", ["", "  ", "torchrun '"])
+def test_what_is_no_command_line_is_refused(text):
+    with pytest.raises(SpecError, match="launcher"):
+        parse_launcher(text)
+
+
+@pytest.mark.parametrize("text", ["one", "one:", ":1", "one:65536", "one:-1", "one:٣"])
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(SpecError, match="must be HOST:PORT"):
+        parse_address(text)
+
+
+def test_addresses_may_be_of_either_family():
+    assert parse_address("one:0") == ("one", 0)
+    assert parse_address("[fe80::1]:29401") == ("fe80::1", 29401)
+
+
+def test_the_program_follows_the_launcher_s_own_words():
+    program = [sys.executable, "-m", "gpt_parallel"]
+
+    own = parse_launcher(f"{sys.executable} -x '{{num_gpus}} ranks'").command(4, program)
+    torchrun = parse_launcher("torchrun --nproc-per-node={num_gpus}").command(2, program)
+
+    assert own == [sys.executable, "-x", "4 ranks", *program]
+    assert os.path.basename(torchrun[0]) == "torchrun"
+    assert torchrun[1:] == ["--nproc-per-node=2", "--no-python", *program]
+
+
+def test_a_launcher_that_is_not_there_is_named():
+    with pytest.raises(SpecError, match="launcher 'no-such-launcher': there is no such program here"):
+        parse_launcher("no-such-launcher -n 2").command(2, [])
+
+
+def test_cases_are_those_that_suit_the_launcher():
+    four = make_settings("smoke", {"device": "cpu", "launcher": "torchrun --nnodes=2 --nproc-per-node=2"})
+    any_number = make_settings("smoke", {"device": "cpu", "launcher": "mpirun -n {num_gpus}"})
+
+    assert devices.device_counts(four) == (4,)
+    assert devices.why_skip(four, 2).startswith("needs 2 ranks, the launcher starts 4")
+    assert devices.why_skip(four, 4) is None
+    assert devices.device_counts(any_number) == (1, 2, 4)
+    assert devices.why_skip(any_number, 2) is None
+    assert devices.resolve_execution(four, 4).backend == "gloo"
+    assert not devices.resolve_execution(four, 4).oversubscribed
