@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.factories import bench, document
 from tests.processes import environment
@@ -116,6 +117,15 @@ def test_commands_are_found():
 
     assert {program: found.count(program) > 1 for program in PROGRAMS} == dict.fromkeys(PROGRAMS, True)
     assert ["pytest", "benchmarks"] in commands(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_scripts_and_manifests_can_be_read(path):
+    for language, text in re.findall(r"^```(bash|yaml)\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
+        if language == "bash":
+            subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=10)
+        else:
+            assert all(isinstance(part, dict) for part in yaml.safe_load_all(text))
 
 
 def test_the_chinese_readme_shows_the_same_commands():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,9 @@ class External:
     """A launcher that starts ranks, and the address at which they report. Listens as long as it lives."""
 
     def __init__(self, launcher: Launcher, address: str | None = None) -> None:
-        """Raises SpecError if the address cannot be listened on."""
+        """Raises SpecError if the launcher is not there or the address cannot be listened on."""
         self._launcher = launcher
+        launcher.command(1, [])
         host, port = parse_address(address) if address else (default_host(launcher), 0)
         self._reception = Reception(host, port)
 
@@ -87,7 +89,7 @@ class External:
     def launch(self, job: Job, *, on_phase: OnPhase | None = None) -> tuple[RankReport, ...]:
         """Run a job on the launcher's ranks; reports in mesh order, their times by this machine's clock.
 
-        Raises LaunchError unless every rank delivered its report, SpecError if the launcher is not there.
+        Raises LaunchError unless every rank delivered its report.
         """
         name = secrets.token_hex(8)
         program = [sys.executable, "-m", "gpt_parallel", "worker", self._reception.address, name]
@@ -103,13 +105,14 @@ class External:
         ranks: list[WatchedRank] = []
         order = {"start": name, "num_gpus": spec.num_gpus}
         self._reception.start_followers(order)
-        process = _start(command, log)
+        process, is_over = _start(command, log), False
         try:
             guests = self._gather(name, order, process, log, spec, on_phase)
             ranks = _hire(guests, job)
             left_s = max(1.0, spec.execution.timeout_s - (time.monotonic() - begin))
             try:
-                if watch(ranks, left_s, on_phase):
+                is_over = watch(ranks, left_s, on_phase)
+                if is_over:
                     return tuple(_finished(rank) for rank in ranks)
                 raise failure(ranks, spec)
             except MissedDeadlineError:
@@ -125,7 +128,7 @@ class External:
             with uninterrupted():
                 for guest in guests:
                     guest.connection.close()  # ranks end at this
-                if not _ended(process, _GRACE_S if sys.exc_info()[0] is None else 0.0):
+                if not _ended(process, _GRACE_S if is_over else 0.0):
                     self._reception.start_followers({"stop": name})
                     _stop(process)
 
@@ -252,9 +255,10 @@ def on_clock(report: RankReport, offset_s: float) -> RankReport:
 
 def _stacks_among(text: bytes) -> str:
     for line in text.split(b"\n")[:-1]:
-        event = json.loads(line)
-        if "stacks" in event:
-            return str(event["stacks"]).rstrip()
+        with suppress(ValueError):  # the end of an event that was begun before
+            event = json.loads(line)
+            if "stacks" in event:
+                return str(event["stacks"]).rstrip()
     return ""
 
 
