@@ -128,6 +128,14 @@ def test_scripts_and_manifests_can_be_read(path):
             assert all(isinstance(part, dict) for part in yaml.safe_load_all(text))
 
 
+def test_every_fault_is_shown_by_a_test_that_exists():
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
+
+    assert len(named) > 40
+    for path, function in named:
+        assert f"def {function}" in (ROOT / "tests" / path).read_text(encoding="utf-8"), (path, function)
+
+
 def test_the_chinese_readme_shows_the_same_commands():
     def shown(name):
         text = (ROOT / name).read_text(encoding="utf-8")
