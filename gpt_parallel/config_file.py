@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import SpecError
+from gpt_parallel.spec import SpecError, refuse, shorten, shown
+from gpt_parallel.untrusted import read_whole
 
 MAX_BYTES = 64 << 10
 
@@ -45,10 +46,9 @@ def read_config(path: Path) -> ConfigFile:
         raise SpecError(f"{path}: must have sections such as 'model:' (allowed: {', '.join(sections())})")
     preset = document.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
-        raise SpecError(f"{path}: preset = {preset!r}: must be a preset's name")
+        raise SpecError(f"{path}: preset = {shown(preset)}: must be a preset's name")
     values, problems = _collect(document)
-    if problems:
-        raise SpecError([f"{path}: {problem}" for problem in problems])
+    refuse([f"{path}: {problem}" for problem in problems])
     try:
         Settings.model_validate(values)
     except ValidationError as error:
@@ -65,31 +65,44 @@ def to_yaml(settings: Settings) -> str:
 
 def _parse(path: Path) -> Any:
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SpecError(f"configuration file {path}: cannot be read ({error.strerror})") from error
-    if len(content) > MAX_BYTES:
-        raise SpecError(f"configuration file {path}: larger than {MAX_BYTES >> 10} KiB, which no configuration is")
-    try:
-        return yaml.load(content, _Loader)  # ours is a SafeLoader
+        return yaml.load(read_whole(path, MAX_BYTES, "configuration file"), _Loader)  # ours is a SafeLoader
+    except SpecError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SpecError(f"{path}{line}: not valid YAML ({error.problem})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path}{line}: not valid YAML ({shorten(str(error.problem))})") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        # PyYAML's constructors raise all of these, for example for `!!int ""` or a date that matches nothing.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SpecError(f"{path}: not valid YAML ({reason})") from error
+        raise SpecError(f"{path}: not valid YAML ({shorten(reason)})") from error
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """Refuses a key that is there twice, of which YAML's own loader silently takes the last."""
+    """Refuses a key that is there twice, of which YAML's own loader silently takes the last, and all aliases.
+
+    A few lines of aliases stand for a document of any size.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(problem="aliases are not allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key, _ in getattr(node, "value", ()):
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark
+                    problem=f"key {shown(key.value)} is there twice", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
@@ -102,15 +115,19 @@ def _collect(document: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     problems = []
     for section, fields in document.items():
         if section not in known:
-            problems.append(_unknown(str(section), ["preset", *known], "", known))
+            problems.append(_unknown(_name(section), ["preset", *known], "", known))
         elif fields is not None and not isinstance(fields, dict):
-            problems.append(f"{section}: must hold fields such as '{known[section][0]}: …', not {fields!r}")
+            problems.append(f"{section}: must hold fields such as '{known[section][0]}: …', not {shown(fields)}")
         else:
             for field, value in (fields or {}).items():
-                problem = _problem(section, str(field), value, known)
+                problem = _problem(section, _name(field), value, known)
                 problems += [problem] if problem else []
-                values[str(field)] = value
+                values[_name(field)] = value
     return values, problems
+
+
+def _name(key: Any) -> str:
+    return shorten(key) if isinstance(key, str) else shown(key)
 
 
 def _problem(section: str, field: str, value: Any, known: dict[str, list[str]]) -> str | None:

@@ -1,25 +1,53 @@
-"""What a matrix has finished so far, on disk before the next cell starts: a power cut loses one cell, not a night.
+"""What has been finished so far, on disk before the next case starts: a power cut loses one case, not a night.
 
-An append-only JSON Lines file: a header that says what was asked of which machine, a line for each finished cell, and
-an end. A line that was cut off by a crash is dropped when the file is opened again.
+An append-only JSON Lines file: a header that says what was asked of which machine, a line for each finished cell of a
+matrix or case of a pytest session, and an end. A line that was cut off by a crash is dropped when the file is opened
+again.
 """
 
+import errno
 import fcntl
+import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from typing_extensions import Self
 
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.environment import describe_machine
+from gpt_parallel.redact import redact_tree
+from gpt_parallel.result import CaseSummary, RunResult
+from gpt_parallel.settings import Settings
 from gpt_parallel.spec import Frozen, SpecError
+from gpt_parallel.staged import replace_file
 
 FILE_NAME = "matrix.jsonl"
 _END = {"kind": "end"}
+Kind = Literal["matrix", "session"]
+
+
+class _Words(NamedTuple):
+    """How messages name the writer of a journal, and what it offers its user."""
+
+    writer: str
+    elsewhere: str
+    anew: str
+
+
+_WORDS: dict[Kind, _Words] = {
+    "matrix": _Words("matrix", "use another --output-dir", "--force starts over"),
+    "session": _Words(
+        "pytest session", "use another directory with --gpt-report DIR", "move it away, or use --gpt-report DIR"
+    ),
+}
+# Settings that choose cases, or do not change what is measured: a journal may be resumed with others.
+_FREE = {"strategy", "num_gpus", "timeout_s", "offline", "when_busy", "launcher_address", "log_dir"}
 
 
 class JournalError(RuntimeError):
@@ -27,16 +55,31 @@ class JournalError(RuntimeError):
 
 
 class Header(Frozen):
-    """What all cells of a journal have in common. Cells of two headers do not belong in one table."""
+    """What all lines of a journal have in common. Cases of two headers do not belong in one table."""
 
-    kind: Literal["matrix"] = "matrix"
+    kind: Kind = "matrix"
     schema_version: Literal[1] = 1
     settings: dict[str, Any]
     machine: dict[str, str]
 
 
+def make_header(kind: Kind, settings: Settings) -> Header:
+    """Raises SpecError for a prompts file that cannot be read: its content is a part of what was asked."""
+    free = _FREE | {"batch_size"} if kind == "matrix" else _FREE
+    fixed = settings.model_dump(mode="json", exclude=free)
+    if settings.prompts not in ("builtin", "random"):
+        try:
+            fixed["prompts_sha256"] = hashlib.sha256(Path(settings.prompts).read_bytes()).hexdigest()
+        except OSError as error:
+            raise SpecError(f"prompts file {settings.prompts}: cannot be read ({error.strerror})") from error
+    return redact_tree(Header(kind=kind, settings=fixed, machine=describe_machine()))
+
+
 class Finished(Frozen):
-    """A cell that is done with: measured, or the reason why not."""
+    """A cell or case that is done with: measured, or the reason why not.
+
+    A matrix keeps the row of its table, a session every launch, from which pytest-benchmark's rounds come too.
+    """
 
     kind: Literal["cell"] = "cell"
     cell: str
@@ -44,52 +87,78 @@ class Finished(Frozen):
     reason: str = ""
     seconds: float = 0.0
     summary: CaseSummary | None = None
+    results: tuple[RunResult, ...] = ()
 
 
 class Journal:
     """An open journal, locked against a second writer. `finished` has each cell's latest line."""
 
-    def __init__(self, path: Path, header: Header, *, resume: bool, force: bool) -> None:
-        """Raises SpecError if the file cannot be used, is of another matrix, or would be lost."""
-        self.path = path
+    def __init__(
+        self, path: Path, header: Header, *, resume: bool, force: bool = False, keep_as: Path | None = None
+    ) -> None:
+        """An unfinished journal that is not to be resumed goes to `keep_as` (`num_kept` cells) or is an error.
+
+        Raises SpecError if the file cannot be used, is of other runs, or would be lost.
+        """
+        self.path, self.num_kept = path, 0
         self.finished: dict[str, Finished] = {}
+        self._words = _WORDS[header.kind]
         try:
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise SpecError(f"journal {path}: cannot be written ({error.strerror})") from error
+            raise SpecError(f"journal {path}: cannot be written ({error.strerror}); {self._words.elsewhere}") from error
         try:
             self._lock()
-            self._open(header, resume, force)
+            self._open(header, resume, force, keep_as)
+        except (OSError, JournalError) as error:
+            os.close(self._file)
+            raise SpecError(str(error)) from error
         except BaseException:
-            self._file.close()
+            os.close(self._file)
             raise
 
     def _lock(self) -> None:
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise SpecError(f"journal {self.path}: not a regular file; {self._words.elsewhere}")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SpecError(f"journal {self.path}: another matrix is writing it; use another --output-dir") from error
+        except BlockingIOError as error:
+            raise SpecError(
+                f"journal {self.path}: another {self._words.writer} is writing it; {self._words.elsewhere}"
+            ) from error
 
-    def _open(self, header: Header, resume: bool, force: bool) -> None:
+    def _open(self, header: Header, resume: bool, force: bool, keep_as: Path | None) -> None:
         lines = [] if force else self._read()
-        if lines and lines[0].get("kind") != "matrix":
-            raise SpecError(f"{self.path} is not a matrix journal; use another --output-dir")
+        if lines and lines[0].get("kind") != header.kind:
+            raise SpecError(f"{self.path} is not a {header.kind} journal; {self._words.elsewhere}")
         if resume and lines:
             self._check_header(lines[0], header)
             self.finished = {cell.cell: cell for cell in self._cells(lines)}
             return
         if len(lines) > 1 and lines[-1] != _END:
+            self._put_aside(lines, keep_as)
+        os.ftruncate(self._file, 0)
+        self._append(header.model_dump(mode="json"))
+        self._sync_directory()
+
+    def _put_aside(self, lines: list[dict[str, Any]], keep_as: Path | None) -> None:
+        num_finished = len({line.get("cell") for line in lines if line.get("kind") == "cell"})
+        if keep_as is None:
             raise SpecError(
-                f"journal {self.path} has {len(lines) - 1} finished cells of an interrupted matrix; "
+                f"journal {self.path} has {num_finished} finished cells of an interrupted {self._words.writer}; "
                 "go on with --resume, or start over with --force"
             )
-        self._file.seek(0)
-        self._file.truncate()
-        self._append(header.model_dump(mode="json"))
+        replace_file(keep_as, self._content())
+        self.num_kept = num_finished
+
+    def _content(self) -> bytes:
+        os.lseek(self._file, 0, os.SEEK_SET)
+        with open(self._file, "rb", closefd=False) as stream:
+            return stream.read()
 
     def _read(self) -> list[dict[str, Any]]:
         """Whole lines; what follows the last of them was cut off and is removed."""
-        content = self._file.read()
+        content = self._content()
         end = content.rfind(b"\n") + 1
         lines = []
         for number, line in enumerate(content[:end].splitlines(), start=1):
@@ -97,13 +166,12 @@ class Journal:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise SpecError(
-                    f"journal {self.path}:{number}: not valid JSON ({error}); --force starts over"
+                    f"journal {self.path}:{number}: not valid JSON ({error}); {self._words.anew}"
                 ) from error
             if not isinstance(value, dict):
-                raise SpecError(f"journal {self.path}:{number}: not an object; --force starts over")
+                raise SpecError(f"journal {self.path}:{number}: not an object; {self._words.anew}")
             lines.append(value)
-        self._file.seek(end)
-        self._file.truncate()
+        os.ftruncate(self._file, end)
         return lines
 
     def _check_header(self, line: Mapping[str, Any], header: Header) -> None:
@@ -120,7 +188,7 @@ class Journal:
         if differing:
             raise SpecError(
                 f"journal {self.path} is of other runs, which do not belong in one table: {'; '.join(differing)} "
-                "(--force starts over)"
+                f"({self._words.anew})"
             )
 
     def _cells(self, lines: list[dict[str, Any]]) -> list[Finished]:
@@ -130,9 +198,9 @@ class Journal:
             raise SpecError.from_validation(error, prefix=f"journal {self.path}: ") from error
 
     def add(self, cell: Finished) -> None:
-        """On disk when this returns; JournalError where the disk is full or gone."""
-        self._append(cell.model_dump(mode="json"))
+        """On disk when this returns; JournalError where the disk is full or gone. `finished` has it in either case."""
         self.finished[cell.cell] = cell
+        self._append(redact_tree(cell).model_dump(mode="json"))
 
     def forget(self, *outcomes: str) -> None:
         """Have cells with these outcomes run again; their new lines will count."""
@@ -141,13 +209,37 @@ class Journal:
     def end(self) -> None:
         self._append(_END)
 
+    def close(self) -> None:
+        os.close(self._file)
+
     def _append(self, value: Mapping[str, Any]) -> None:
+        """A whole line or nothing."""
         try:
-            self._file.write(json.dumps(value).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._write(json.dumps(value).encode() + b"\n")
+            if not os.path.samestat(os.fstat(self._file), os.stat(self.path)):  # nobody would find it
+                raise OSError(errno.ESTALE, "it was replaced by another file")
         except OSError as error:
             raise JournalError(f"journal {self.path}: cannot be written any more ({error.strerror})") from error
+
+    def _write(self, data: bytes) -> None:
+        size = os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise
+
+    def _sync_directory(self) -> None:
+        """So that the file's name survives a power cut, too."""
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):  # not every file system can
+                os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def __enter__(self) -> Self:
         return self
@@ -155,4 +247,4 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()

@@ -3,25 +3,19 @@
 A cell that fails does not end the matrix: its line in the journal says why, and the table has the others.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from gpt_parallel.case import summarise
-from gpt_parallel.environment import describe_machine
-from gpt_parallel.journal import Finished, Header, Journal
+from gpt_parallel.journal import Finished, Journal
 from gpt_parallel.launch.devices import device_counts, why_skip
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.session import SessionRecord
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import SpecError
+from gpt_parallel.spec import FaultSpec, SpecError
 from gpt_parallel.strategies import cases
 from gpt_parallel.suite import CUSTOM, Suite, VerificationError, custom_mesh
-
-# Settings that choose cells, or do not change what is measured: a journal may be resumed with others.
-_FREE = {"strategy", "num_gpus", "batch_size", "timeout_s", "offline"}
 
 
 class Cell(NamedTuple):
@@ -56,21 +50,28 @@ def make_cells(settings: Settings, batch_sizes: Sequence[int]) -> list[Cell]:
     return [Cell(*row, batch_size) for batch_size in batch_sizes for row in rows]
 
 
-def make_header(settings: Settings) -> Header:
-    fixed = settings.model_dump(mode="json", exclude=_FREE)
-    if settings.prompts not in ("builtin", "random"):
-        try:
-            fixed["prompts_sha256"] = hashlib.sha256(Path(settings.prompts).read_bytes()).hexdigest()
-        except OSError as error:
-            raise SpecError(f"prompts file {settings.prompts}: cannot be read ({error.strerror})") from error
-    return Header(settings=fixed, machine=describe_machine())
+def make_record(cells: Sequence[Cell], journal: Journal, ended_by: str = "") -> SessionRecord:
+    """All cells in their order; those that are not in the journal were not reached, because of `ended_by`."""
+    record = SessionRecord()
+    for cell in cells:
+        finished = journal.finished.get(cell.name)
+        if finished is None:
+            record.add_not_reached(cell.name, ended_by)
+        elif finished.summary is not None:
+            record.add(cell.name, cell.name, None, cell._asdict(), finished.summary)
+        else:
+            outcome = "skipped" if finished.outcome == "skipped" else "failed"
+            record.add_not_run(cell.name, outcome, finished.reason)
+    return record
 
 
 class Matrix:
     """All cells of a set of settings; model, prompts and references are shared by cells of one batch size."""
 
-    def __init__(self, settings: Settings, cells: Sequence[Cell], progress: Progress) -> None:
-        self._settings, self._cells, self._progress = settings, cells, progress
+    def __init__(
+        self, settings: Settings, cells: Sequence[Cell], progress: Progress, fault: FaultSpec | None = None
+    ) -> None:
+        self._settings, self._cells, self._progress, self._fault = settings, cells, progress, fault
         self._suites: dict[int, Suite] = {}
 
     def check(self) -> None:
@@ -94,23 +95,12 @@ class Matrix:
                 journal.add(finished)
                 self._progress.finished(number, finished)
         journal.end()
-        return self.record(journal)
-
-    def record(self, journal: Journal) -> SessionRecord:
-        record = SessionRecord()
-        for cell in self._cells:
-            finished = journal.finished[cell.name]
-            if finished.summary is not None:
-                record.add(cell.name, cell.name, None, cell._asdict(), finished.summary)
-            else:
-                outcome = "skipped" if finished.outcome == "skipped" else "failed"
-                record.add_not_run(cell.name, outcome, finished.reason)
-        return record
+        return make_record(self._cells, journal)
 
     def _suite(self, cell: Cell) -> Suite:
         if cell.batch_size not in self._suites:
             settings = self._settings.model_copy(update={"batch_size": cell.batch_size})
-            self._suites[cell.batch_size] = Suite(settings, self._progress.phase)
+            self._suites[cell.batch_size] = Suite(settings, self._progress.phase, self._fault)
         return self._suites[cell.batch_size]
 
     def _finish(self, cell: Cell) -> Finished:

@@ -1,12 +1,15 @@
 """Finds a model: a known name, a Hugging Face directory or a hub id, and where its weights are."""
 
-import json
+import stat
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
+from pydantic import ValidationError
+
+from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture, weight_files
 from gpt_parallel.prompts import Encode
-from gpt_parallel.spec import Architecture, ModelSpec, SpecError
+from gpt_parallel.spec import Architecture, ModelSpec, SpecError, shown
+from gpt_parallel.untrusted import read_whole
 
 Weights = Literal["checkpoint", "random", "auto"]
 
@@ -39,6 +42,7 @@ _REPOSITORIES: dict[str, tuple[str, ...]] = {
     "gpt2-xl": ("openai-community/gpt2-xl", "gpt2-xl"),
     "distilgpt2": ("distilbert/distilgpt2", "distilgpt2"),
 }
+_MAX_TOKENIZER_BYTES = 64 << 20
 _HUB_FILES = [
     "config.json",
     "model.safetensors",
@@ -77,6 +81,13 @@ def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool =
     "auto" takes the real ones where they are on this disk already and random ones otherwise.
     Raises SpecError with what is missing and what to do.
     """
+    try:
+        return _resolve(name, weights, seed, offline)
+    except ValidationError as error:  # for one, a directory whose name is not UTF-8
+        raise SpecError.from_validation(error, prefix=f"model {shown(name)}: ") from error
+
+
+def _resolve(name: str, weights: Weights, seed: int, offline: bool) -> ModelSpec:
     directory = _find_directory(name, weights, offline)
     if directory is None:
         return ModelSpec(name=name, architecture=ARCHITECTURES[name], weights="random", seed=seed)
@@ -98,13 +109,12 @@ def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool =
 
 def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
     """The model's directory on this disk; None for a known architecture that will run with random weights."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    if (path := _directory(name)) is not None:
         return path
     known = name in ARCHITECTURES
-    if not known and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1):
+    if not known and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
         raise SpecError(
-            f"model {name!r}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
+            f"model {shown(name)}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
             "or hub id such as 'owner/name'"
         )
     cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
@@ -113,6 +123,18 @@ def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
     if known and not has_published_weights(name):
         raise SpecError(f"model {name!r} has no trained weights anywhere; use weights 'random'")
     return _download(_REPOSITORIES.get(name, (name,))[0], name, offline)
+
+
+def _directory(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if stat.S_ISDIR(path.stat().st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SpecError(f"model {shown(name)}: cannot be read ({error.strerror})") from error
+    except (ValueError, RuntimeError) as error:  # a name that no file can have; no such user
+        raise SpecError(f"model {shown(name)}: {error}") from error
 
 
 def _cached(repositories: tuple[str, ...]) -> Path | None:
@@ -131,14 +153,10 @@ def _cached(repositories: tuple[str, ...]) -> Path | None:
 
 def _is_complete(directory: Path) -> bool:
     """Whether a snapshot holds a configuration and all files of its weights; a download may have been cut off."""
-    index = directory / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return False
-    return all((directory / name).is_file() for name in ("config.json", *names))
+    try:
+        return bool(weight_files(directory)) and (directory / "config.json").is_file()
+    except SpecError:
+        return False
 
 
 def _download(repository: str, name: str, offline: bool) -> Path:
@@ -187,11 +205,16 @@ def _load_tokenizer(directory: Path) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from tokenizers import Tokenizer as FastTokenizer
 
+    fast, *pair = (directory / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     try:
-        if (directory / "tokenizer.json").is_file():
-            return FastTokenizer.from_file(str(directory / "tokenizer.json"))
-        if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-            return ByteLevelBPETokenizer(str(directory / "vocab.json"), str(directory / "merges.txt"))
+        if fast.exists():
+            return FastTokenizer.from_buffer(read_whole(fast, _MAX_TOKENIZER_BYTES, "tokenizer"))
+        if all(path.exists() for path in pair):
+            for path in pair:
+                read_whole(path, _MAX_TOKENIZER_BYTES, "tokenizer")
+            return ByteLevelBPETokenizer(*map(str, pair))
+    except SpecError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception
         raise SpecError(f"{directory}: the tokenizer's files cannot be read ({error})") from error
     return None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gpt_parallel.prompts import Encode, Prompt, read_numbered_prompts, read_prompts, shipped_prompts
 from gpt_parallel.result import write_atomically
-from gpt_parallel.spec import Architecture, SpecError
+from gpt_parallel.spec import Architecture, Request, SpecError, refuse, request_problems
 
 _PASSAGE_WORDS = (6, 16)  # words in a row from one shipped prompt, before another one goes on
 _MAX_MISSES = 40
@@ -136,19 +136,12 @@ def inspect_prompts(path: Path, encode: Encode, shape: Architecture, model: str)
     encoded = [(number, prompt, list(prompt.prompt_ids or encode(prompt.prompt or ""))) for number, prompt in numbered]
     problems = []
     for number, prompt, ids in encoded:
-        total = len(ids) + prompt.max_length
-        if total > shape.n_positions:
-            problems.append(
-                f"{path}:{number}: {len(ids)} prompt + {prompt.max_length} new tokens = {total}, but {model} has "
-                f"{shape.n_positions} positions (--prompt-tokens cuts prompts, --max-length limits what is generated)"
-            )
-        if ids and max(ids) >= shape.vocab_size:
-            problems.append(
-                f"{path}:{number}: token id {max(ids)} is outside {model}'s vocabulary; allowed: 0 to "
-                f"{shape.vocab_size - 1}"
-            )
-    if problems:
-        raise SpecError(problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else []))
+        if ids:
+            request = Request(request_id=0, prompt_ids=tuple(ids), max_new_tokens=prompt.max_length)
+            problems += [f"{path}:{number}: {problem}" for problem in request_problems(request, model, shape)]
+        else:
+            problems.append(f"{path}:{number}: is empty after tokenisation")
+    refuse(problems)
     return Contents(
         num_texts=sum(prompt.prompt is not None for _, prompt in numbered),
         prompt_lengths=[len(ids) for _, _, ids in encoded],

@@ -27,7 +27,15 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--gpt-print-config", action="store_true", help="print the settings as such a file and stop")
     group.addoption("--gpt-report", metavar="DIR", help="where the report goes; default: reports/latest")
-    group.addoption("--gpt-no-report", action="store_true", help="write no report")
+    group.addoption("--gpt-no-report", action="store_true", help="write no report, and no journal")
+    group.addoption(
+        "--gpt-resume", action="store_true", help="launch only what the report directory's journal does not have"
+    )
+    group.addoption(
+        "--gpt-inject-fault",
+        metavar="PHASE:RANK:ACTION",
+        help="have a rank of each case fail; for tests of gpt_parallel itself, and nothing it measures counts",
+    )
     for option in options():
         flag, field, text = f"--gpt-{option.name}", f"gpt_{option.field}", option.help.replace("%", "%%")
         if option.constant is None:
@@ -44,6 +52,15 @@ def is_asked(config: pytest.Config) -> bool:
     """Whether the user set anything of ours."""
     names = ("preset", "config", *Settings.model_fields)
     return any(config.getoption(f"gpt_{name}") for name in names) or bool(_ini_values(config) or _classic(config))
+
+
+def refuse_contradictions(config: pytest.Config) -> None:
+    """Raise UsageError where options of ours cannot be followed together."""
+    for other in ("--gpt-no-report", "--benchmark-disable"):
+        if config.getoption("gpt_resume") and config.getoption(other[2:].replace("-", "_"), False):
+            raise pytest.UsageError(
+                f"gpt_parallel: --gpt-resume goes on with a journal, and {other} keeps none; leave one of them out"
+            )
 
 
 def choose(config: pytest.Config) -> Choice:

@@ -4,7 +4,8 @@ Loaded at every pytest start, so it imports nothing heavy at its top, and never 
 """
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,14 +14,15 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from gpt_parallel.progress import CaseProgress
+    from gpt_parallel.pytest_session import SessionKeeper
     from gpt_parallel.result import RunResult
-    from gpt_parallel.session import SessionRecord
     from gpt_parallel.settings import Settings
+    from gpt_parallel.spec import RunSpec
     from gpt_parallel.suite import Suite
 
 _SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 _SUITE: "pytest.StashKey[Suite]" = pytest.StashKey()
-_RECORD: "pytest.StashKey[SessionRecord]" = pytest.StashKey()
+_KEEPER: "pytest.StashKey[SessionKeeper]" = pytest.StashKey()
 _PROGRESS: "pytest.StashKey[CaseProgress]" = pytest.StashKey()
 _NOTES: "pytest.StashKey[list[str]]" = pytest.StashKey()
 
@@ -54,9 +56,12 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from gpt_parallel.pytest_options import is_asked
+    from gpt_parallel.pytest_options import is_asked, refuse_contradictions
 
     config.addinivalue_line("markers", "gpus(n): the number of devices a generation case runs on")
+    if not _has_benchmark(config):  # cases cannot run, and are to say so instead of stumbling over their marks
+        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is not loaded")
+    refuse_contradictions(config)
     if is_asked(config):
         _settings(config)  # a wrong option is a usage error now, not a failed case later
 
@@ -133,20 +138,41 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if _SETTINGS in config.stash:
         _check_strategies(config.stash[_SETTINGS])
     for item in items:
-        if "gpt_record" in getattr(item, "fixturenames", ()):
+        if is_case(item):
+            if not _has_benchmark(config):
+                raise pytest.UsageError(
+                    f"gpt_parallel: {item.nodeid} needs pytest-benchmark, which is switched off or not installed "
+                    "(leave out -p no:benchmark)"
+                )
             mark = item.get_closest_marker("benchmark")
             options = {**(mark.kwargs if mark else {}), "timer": measured_clock}
             item.add_marker(pytest.mark.benchmark(**options), append=False)
 
 
+def is_case(item: pytest.Item) -> bool:
+    return "gpt_record" in getattr(item, "fixturenames", ())
+
+
+def _has_benchmark(config: pytest.Config) -> bool:
+    return config.getoption("benchmark_disable", None) is not None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Before any rank starts: everything that cannot be run is one usage error."""
+    config = session.config
+    failed = session.testsfailed and not config.option.continue_on_collection_errors
+    cases = [item for item in session.items if is_case(item)]
+    if config.option.collectonly or failed or not cases or _is_xdist_worker(config):
+        return
+    _check_specs(session)
+    _begin(config, [item for item in cases if not item.get_closest_marker("skip")])
+
+
+def _check_specs(session: pytest.Session) -> None:
     from gpt_parallel.launch import fork_server
     from gpt_parallel.spec import SpecError
 
-    if session.config.option.collectonly or _is_xdist_worker(session.config):
-        return
     problems: dict[str, None] = {}
     for item in session.items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
@@ -154,7 +180,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             continue
         if not {"strategy", "num_gpus"} <= set(parameters):
             continue
-        fork_server.warm_up()
+        if not session.config.getoption("gpt_resume"):  # where all is replayed none is needed
+            fork_server.warm_up()
         try:
             _suite(session.config).spec(parameters["strategy"], parameters["num_gpus"])
         except SpecError as error:
@@ -163,18 +190,53 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         raise pytest.UsageError(_usage(list(problems)))
 
 
+def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
+    """Have the session keep what its cases leave, and say what an earlier one has left."""
+    from gpt_parallel.interrupts import heed_one_interrupt
+    from gpt_parallel.launch import fork_server
+    from gpt_parallel.pytest_session import SessionKeeper
+    from gpt_parallel.spec import SpecError
+
+    keeper = SessionKeeper(_settings(config), _report_directory(config))
+    try:
+        notes = keeper.begin(cases, resume=config.getoption("gpt_resume"))
+    except SpecError as error:
+        raise pytest.UsageError(_usage(error.problems)) from error
+    config.stash[_KEEPER] = keeper
+    config.pluginmanager.register(keeper)
+    if not all(keeper.has(case.nodeid) for case in cases):
+        fork_server.warm_up()
+    heed_one_interrupt()
+    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+        for note in notes:
+            reporter.write_line(f"gpt_parallel: {note}")
+
+
+def _report_directory(config: pytest.Config) -> Path | None:
+    """Where the session's files go; None where it is to leave none, or times nothing."""
+    is_disabled = config.getoption("benchmark_disable") and not config.getoption("benchmark_enable")
+    if config.getoption("gpt_no_report") or is_disabled or config.getoption("benchmark_skip"):
+        return None
+    given = config.getoption("gpt_report")
+    return config.invocation_params.dir / given if given else config.rootpath / "reports" / "latest"
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _SUITE in config.stash:
+        from gpt_parallel.interrupts import heed_interrupts
         from gpt_parallel.launch import fork_server
 
         fork_server.stop()
+        heed_interrupts()
 
 
 def _suite(config: pytest.Config) -> "Suite":
     if _SUITE not in config.stash:
+        from gpt_parallel.spec import FaultSpec
         from gpt_parallel.suite import Suite
 
-        config.stash[_SUITE] = Suite(_settings(config), _progress(config))
+        text = config.getoption("gpt_inject_fault")
+        config.stash[_SUITE] = Suite(_settings(config), _progress(config), FaultSpec.parse(text) if text else None)
     return config.stash[_SUITE]
 
 
@@ -186,12 +248,14 @@ def _progress(config: pytest.Config) -> "CaseProgress":
     return config.stash[_PROGRESS]
 
 
-def _record(config: pytest.Config) -> "SessionRecord":
-    if _RECORD not in config.stash:
-        from gpt_parallel.session import SessionRecord
+def _keeper(config: pytest.Config) -> "SessionKeeper":
+    """The session's; where a fixture was asked for by name in a test's body, one without files."""
+    if _KEEPER not in config.stash:
+        from gpt_parallel.pytest_session import SessionKeeper
 
-        config.stash[_RECORD] = SessionRecord()
-    return config.stash[_RECORD]
+        config.stash[_KEEPER] = SessionKeeper(_settings(config), None)
+        config.pluginmanager.register(config.stash[_KEEPER])
+    return config.stash[_KEEPER]
 
 
 def _is_xdist_worker(config: pytest.Config) -> bool:
@@ -219,21 +283,28 @@ def gpt_suite(request: pytest.FixtureRequest) -> "Suite":
 
 
 @pytest.fixture
-def gpt_record(
-    request: pytest.FixtureRequest, benchmark: "BenchmarkFixture"
-) -> "Callable[[Callable[[], Sequence[RunResult]], int], Sequence[RunResult]]":
-    """Call it with a function that makes a case's launches, and the number of their timed rounds.
+def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> "Callable[..., Sequence[RunResult]]":
+    """Call it with a function that makes a case's launches, the number of their timed rounds, and perhaps their spec.
 
-    The rounds become pytest-benchmark's, the figures its `extra_info`; the case gets its row in table and report.
+    The rounds become pytest-benchmark's, the figures its `extra_info`; the case gets its row in table and report. With
+    `--gpt-resume` the launches may be an earlier session's; those of another spec are not.
     """
-    from gpt_parallel.case import summarise
 
-    def record(make_launches: "Callable[[], Sequence[RunResult]]", num_rounds: int) -> "Sequence[RunResult]":
-        results = _play(benchmark, make_launches, num_rounds)
-        summary = summarise(results)
-        benchmark.extra_info.update(summary.model_dump(mode="json"))
-        params = {"strategy": summary.strategy, "num_gpus": summary.num_gpus}
-        _record(request.config).add(request.node.nodeid, request.node.name, benchmark.group, params, summary)
+    def record(
+        make_launches: "Callable[[], Sequence[RunResult]]", num_rounds: int, spec: "RunSpec | None" = None
+    ) -> "Sequence[RunResult]":
+        keeper = _keeper(request.config)
+        try:
+            if kept := keeper.replay(request.node, spec):
+                num_rounds = sum(len(result.figures.round_seconds) for result in kept)
+                results = _play(benchmark, lambda: kept, num_rounds)
+            else:
+                results = _play(benchmark, make_launches, num_rounds)
+            summary = keeper.measured(request.node, benchmark.group, results)
+            benchmark.extra_info.update(summary.model_dump(mode="json"))
+        except BaseException:
+            benchmark.has_error = True
+            raise
         return results
 
     return record
@@ -246,6 +317,9 @@ def _play(
     results: list[RunResult] = []
     replayed: Iterator[float] = iter(())
 
+    def reset_clock() -> None:
+        _advance_clock(-_measured_s)  # from zero a round's seconds are its reading, to the bit
+
     def play_round() -> None:
         nonlocal replayed
         if not results:
@@ -253,7 +327,7 @@ def _play(
             replayed = iter([seconds for result in results for seconds in result.figures.round_seconds])
         _advance_clock(next(replayed, 0.0))
 
-    benchmark.pedantic(play_round, rounds=num_rounds)
+    benchmark.pedantic(play_round, setup=reset_clock, rounds=num_rounds)
     return results
 
 
@@ -262,14 +336,14 @@ def gpt_case(
     request: pytest.FixtureRequest,
     benchmark: "BenchmarkFixture",
     gpt_suite: "Suite",
-    gpt_record: "Callable[[Callable[[], Sequence[RunResult]], int], Sequence[RunResult]]",
+    gpt_record: "Callable[..., Sequence[RunResult]]",
 ) -> "Callable[[str, int], RunResult]":
     """Call it with a strategy's name and a number of devices to run, verify and time that case.
 
     A case that fails or does not match its reference leaves no timing. With `--benchmark-disable` the case is verified
     only.
     """
-    from gpt_parallel.launch.local import LaunchError
+    from gpt_parallel.launch.failure import LaunchError
     from gpt_parallel.spec import SpecError
     from gpt_parallel.suite import VerificationError
 
@@ -283,64 +357,12 @@ def gpt_case(
             results = gpt_record(
                 lambda: [gpt_suite.run(spec, timed=benchmark.enabled) for _ in range(num_launches)],
                 num_launches * spec.execution.rounds,
+                spec,
             )
         except (SpecError, LaunchError, VerificationError) as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
-        except BaseException:
-            benchmark.has_error = True
-            raise
         finally:
             progress.end()
         return results[-1]
 
     return run
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    record = config.stash.get(_RECORD, None)
-    if record is not None and record.summaries:
-        from gpt_parallel.breakdown_table import render_breakdown
-        from gpt_parallel.table import render_table
-
-        terminalreporter.section("gpt_parallel")
-        terminalreporter.write_line(render_table(record.summaries) + render_breakdown(record.summaries))
-        if profile := _settings(config).profile:
-            terminalreporter.write_line(f"profiles: a directory for each case in {profile}")
-        if record.is_timed and not config.getoption("gpt_no_report"):
-            terminalreporter.write_line(_write_report(record, config))
-
-
-def _write_report(record: "SessionRecord", config: pytest.Config) -> str:
-    """What to tell the user about the report: where it is, or why it is not."""
-    from gpt_parallel.report.load import ReportError
-    from gpt_parallel.session import FILE_NAME
-
-    given = config.getoption("gpt_report")
-    directory = config.invocation_params.dir / given if given else config.rootpath / "reports" / "latest"
-    try:
-        record.write_report(directory)
-    except (OSError, ReportError) as error:
-        return f"REPORT NOT WRITTEN to {directory}: {error}"
-    return f"report: {directory / 'report.html'} (also .md, .txt, .csv, charts and {FILE_NAME})"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A case that was skipped or failed is remembered, and leaves no timing even if it fails after it was timed."""
-    report = yield
-    if "gpt_record" in getattr(item, "fixturenames", ()) and report.outcome != "passed":
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        record = _record(item.config)
-        record.discard(item.nodeid)
-        record.add_not_run(item.name, report.outcome, reason.removeprefix("Skipped: "))
-        if "benchmark" in getattr(item, "funcargs", {}):
-            item.funcargs["benchmark"].has_error = True  # type: ignore[attr-defined]
-    return report
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, object]) -> None:
-    """pytest-benchmark's own files say too which cases left no timing."""
-    if _RECORD in config.stash:
-        output_json["gpt_parallel"] = {"not_run": config.stash[_RECORD].not_run}

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import model_validator as validate_model
+from typing_extensions import Self
 
 from gpt_parallel.readings import Breakdown, Efficiency, Energy, GpuTelemetry, PeakRates, RankTelemetry
-from gpt_parallel.spec import Frozen, MeshSpec, RunSpec, SpecError
+from gpt_parallel.spec import Frozen, MeshSpec, RunSpec, SpecError, shown
+from gpt_parallel.untrusted import parse_json, read_whole
+
+SCHEMA_VERSION = 1
+MAX_RESULT_BYTES = 256 << 20
 
 
 class CollectiveCount(Frozen):
@@ -39,12 +45,22 @@ class BatchTimeline(Frozen):
     token_times_s: tuple[float, ...] = ()
 
 
+class TokenChange(Frozen):
+    """A timed round's token that is not the `recorded` one."""
+
+    request_id: NonNegativeInt
+    position: NonNegativeInt
+    token: NonNegativeInt
+    recorded: NonNegativeInt
+
+
 class RoundReport(Frozen):
     """One timed round as one rank saw it; `changed_requests` did not reproduce the recorded tokens."""
 
     seconds: NonNegativeFloat
     timelines: tuple[BatchTimeline, ...] = ()
     changed_requests: tuple[int, ...] = ()
+    first_change: TokenChange | None = None
 
 
 class TokenRecord(Frozen):
@@ -98,6 +114,8 @@ class RankReport(Frozen):
     phase_seconds: dict[str, float] = Field(default_factory=dict)
     device_name: str = ""
     cores: tuple[int, ...] = ()
+    host: str = ""
+    oversubscribed: bool = False
     num_threads: NonNegativeInt = 0
     torch_version: str = ""
 
@@ -110,10 +128,13 @@ class Tie(Frozen):
     margin: float
 
 
+FAULT_INJECTED = "fault-injected"  # the status of a run that a test broke on purpose, even if it went well
+
+
 class Verification(Frozen):
     """A run against its single-device reference."""
 
-    status: Literal["exact", "tie", "mismatch", "skipped"]
+    status: Literal["exact", "tie", "mismatch", "skipped", "fault-injected"]
     tokens_compared: NonNegativeInt = 0
     max_logprob_difference: float | None = None
     ties: tuple[Tie, ...] = ()
@@ -125,7 +146,7 @@ class Verification(Frozen):
 
 
 class Environment(Frozen):
-    """The machine and the code."""
+    """The machine and the code. `variables`: those of a list that change figures, as the launcher has them."""
 
     gpt_parallel: str
     torch: str
@@ -137,6 +158,7 @@ class Environment(Frozen):
     hostname: str
     git_commit: str | None = None
     git_dirty: bool | None = None
+    variables: dict[str, str] = Field(default_factory=dict)
 
 
 class Figures(Frozen):
@@ -184,6 +206,15 @@ class RunResult(Frozen):
     gpus: tuple[GpuTelemetry, ...] = ()
     energy: Energy | None = None
     efficiency: Efficiency | None = None
+
+    @validate_model(mode="after")
+    def _has_no_figures_of_a_fault(self) -> Self:
+        """Whoever wrote the file."""
+        is_stamped = self.verification.status == FAULT_INJECTED
+        is_measured = self.figures.round_seconds or any(rank.rounds for rank in self.ranks)
+        if is_stamped != (self.spec.execution.fault is not None) or (is_stamped and is_measured):
+            raise ValueError(f"a run with a fault, and no other, has the status {FAULT_INJECTED!r}, and no figures")
+        return self
 
     @property
     def mesh(self) -> MeshSpec:
@@ -272,7 +303,7 @@ class CaseSummary(Frozen):
     latency_p99_s: Seconds | None
     latency_samples: Count
     itl_s: Seconds | None
-    verified: Literal["exact", "tie", "mismatch", "skipped"]
+    verified: Literal["exact", "tie", "mismatch", "skipped", "fault-injected"]
     tokens_compared: Count
     oversubscribed: bool
     degenerate: bool
@@ -283,6 +314,7 @@ class CaseSummary(Frozen):
     torch: str
     cpu: str
     num_cores: PositiveCount
+    num_hosts: PositiveCount = 1
     cores_per_rank: PositiveCount
     hostname: str
     git_commit: str | None
@@ -311,6 +343,12 @@ class CaseSummary(Frozen):
     breakdown_host: Quantity | None = None
     unavailable: str | None = None
 
+    @validate_model(mode="after")
+    def _has_no_figures_of_a_fault(self) -> Self:
+        if self.verified == FAULT_INJECTED and (self.throughput_tok_s or any(x.round_seconds for x in self.launches)):
+            raise ValueError(f"a case that is {FAULT_INJECTED!r} has no figures")
+        return self
+
     @property
     def is_peer(self) -> bool:
         """Whether another engine's run, measured beside ours."""
@@ -334,9 +372,32 @@ def write_atomically(path: Path, text: str | Iterable[str]) -> None:
 
 def load_result(path: str | Path) -> RunResult:
     """Read a `result.json`; SpecError names the file and every wrong field."""
+    raw = read_whole(Path(path), MAX_RESULT_BYTES, "result")
     try:
-        return RunResult.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
+        document = parse_json(raw)
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise SpecError(f"{path}: is not a result: it must hold an object")
+    if problem := schema_problem(document.get("schema_version")):
+        raise SpecError(f"{path}: {problem}")
+    try:
+        return RunResult.model_validate_json(raw, strict=True)
     except ValidationError as error:
         raise SpecError.from_validation(error, prefix=f"{path}: ") from error
+
+
+def schema_problem(found: object) -> str | None:
+    """Why data with this `schema_version` cannot be read, which is said before all that has changed since then."""
+    if found is None:
+        return f"has no schema_version; this gpt_parallel reads version {SCHEMA_VERSION}"
+    if type(found) is not int or found < SCHEMA_VERSION:
+        return (
+            f"schema_version {shown(found)} is not one that this gpt_parallel reads ({SCHEMA_VERSION}); measure again"
+        )
+    if found > SCHEMA_VERSION:
+        return (
+            f"schema_version {shown(found)} was made by a newer gpt_parallel, this one reads {SCHEMA_VERSION}; "
+            "use that version, or measure again"
+        )
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt_parallel import __version__
 from gpt_parallel.environment import git_branch
+from gpt_parallel.report.load import NotRun, describe_incompleteness
 from gpt_parallel.result import CaseSummary, write_atomically
 
 FILE_NAME = "benchmarks.json"
@@ -19,7 +20,9 @@ class SessionRecord:
     """The cases of a session in the order they ran, and those that left no timing."""
 
     def __init__(self) -> None:
-        self.not_run: list[dict[str, str]] = []
+        self.not_run: list[dict[str, Any]] = []
+        self.resumed: list[str] = []  # names of cases whose figures are an earlier session's
+        self.incomplete: str | None = None
         self._rows: dict[str, tuple[CaseSummary, dict[str, Any] | None]] = {}
 
     def add(self, nodeid: str, name: str, group: str | None, params: dict[str, Any], summary: CaseSummary) -> None:
@@ -42,6 +45,26 @@ class SessionRecord:
 
     def add_not_run(self, name: str, outcome: str, reason: str) -> None:
         self.not_run.append({"case": name, "outcome": outcome, "reason": reason})
+
+    def add_not_reached(self, name: str, ended_by: str) -> None:
+        """The session ended before this case did; figures of a part must not pass for the whole."""
+        self.incomplete = ended_by
+        self.add_not_run(name, "not reached", ended_by)
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """The document's "gpt_parallel": which cases left no timing, which were not measured now."""
+        found: dict[str, Any] = {"not_run": self.not_run}
+        if self.resumed:
+            found["resumed"] = self.resumed
+        if self.incomplete is not None:
+            found["incomplete"] = self.incomplete
+        return found
+
+    @property
+    def incompleteness(self) -> str | None:
+        """A sentence for a session that ended early, None for others."""
+        return describe_incompleteness(self.incomplete, [NotRun(**entry) for entry in self.not_run], len(self._rows))
 
     @property
     def summaries(self) -> list[CaseSummary]:
@@ -68,7 +91,7 @@ class SessionRecord:
             "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "version": f"gpt_parallel {__version__}",
             "benchmarks": [benchmark for _, benchmark in self._rows.values() if benchmark],
-            "gpt_parallel": {"not_run": self.not_run},
+            "gpt_parallel": self.ours,
         }
 
     def write_report(self, directory: Path) -> list[Path]:

@@ -4,17 +4,31 @@ A `RunSpec` holds nothing that still has to be looked up: the model's architectu
 token ids, the mesh and the device are all resolved. It survives a JSON round trip unchanged.
 """
 
+import reprlib
 from enum import Enum
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 AttentionChoice = Literal["auto", "flash", "efficient", "math"]
 TimeoutSeconds = Annotated[float, Field(gt=0, le=10_000_000)]
+
+
+MAX_PROBLEMS = 20  # as many mistakes of a file are told; the rest is counted
+MAX_RANKS = 9999
 
 
 class SpecError(ValueError):
@@ -26,38 +40,97 @@ class SpecError(ValueError):
 
     @classmethod
     def from_validation(cls, error: ValidationError, prefix: str = "") -> "SpecError":
-        """All wrong fields of a pydantic error at once, each with its value and what is allowed."""
+        """The wrong fields of a pydantic error, each with its value and what is allowed."""
+        items = error.errors(include_url=False)
         problems = []
-        for item in error.errors():
-            field = ".".join(str(part) for part in item["loc"])
+        for item in items[:MAX_PROBLEMS]:
+            field = ".".join(shorten(str(part)) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
-            value = "" if isinstance(item["input"], dict | BaseModel) else f" = {item['input']!r}"
+            value = "" if isinstance(item["input"], dict | BaseModel) else f" = {shown(item['input'])}"
             head = f"{prefix}{field}{value}: " if field else prefix
             problems += [head + line for line in message.split("\n")]
+        if len(items) > MAX_PROBLEMS:
+            problems.append(f"{prefix}… and {len(items) - MAX_PROBLEMS} more")
         return cls(problems)
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise SpecError with the first of the problems, if there are any, and how many more there are."""
+    more = [f"… and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    if problems:
+        raise SpecError(problems[:MAX_PROBLEMS] + more)
+
+
+def shown(value: object) -> str:
+    """A value as messages quote it: short whatever it holds."""
+    return _SHORT.repr(value)
+
+
+def shorten(text: str) -> str:
+    """A text as messages quote it without quotation marks."""
+    return text if len(text) <= 120 else f"{text[:100]}…"
+
+
+class _Short(reprlib.Repr):
+    """Bounds what a hostile document can make of a message: its own length, levels and digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 80, 80, 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() > 1024:  # Python refuses to write long ones
+            return f"a number of {x.bit_length()} bits"
+        return super().repr_int(x, level)
+
+
+_SHORT = _Short()
 
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _encodable(text: str) -> str:
+    text.encode()  # a path that is not UTF-8 has letters that no JSON can hold; the error says which
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+# Beyond these a configuration is a mistake or an attack: tables of names and shapes are made before any weight is seen.
+_Size = Annotated[int, Field(strict=True, gt=0, le=2**24)]
+_MAX_PARAMETERS = 2**40
+
+
 class Architecture(Frozen):
     """A GPT-2's shape, with Hugging Face's field names."""
 
-    n_layer: PositiveInt
-    n_head: PositiveInt
-    n_embd: PositiveInt
-    n_inner: PositiveInt
-    vocab_size: PositiveInt
-    n_positions: PositiveInt
-    layer_norm_epsilon: PositiveFloat = 1e-5
+    n_layer: Annotated[int, Field(strict=True, gt=0, le=10_000)]
+    n_head: _Size
+    n_embd: _Size
+    n_inner: _Size
+    vocab_size: _Size
+    n_positions: _Size
+    layer_norm_epsilon: Annotated[float, Field(strict=True, gt=0, le=1)] = 1e-5
     activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"] = "gelu_new"
 
     @validate_model(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _is_possible(self) -> Self:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.num_parameters > _MAX_PARAMETERS:
+            raise ValueError(
+                f"n_layer {self.n_layer}, n_embd {self.n_embd}, n_inner {self.n_inner}, vocab_size {self.vocab_size} "
+                f"and n_positions {self.n_positions} make {self.num_parameters:.2e} parameters; allowed: at most "
+                f"{_MAX_PARAMETERS:.2e}"
+            )
         return self
+
+    @property
+    def num_parameters(self) -> int:
+        width, inner = self.n_embd, self.n_inner
+        block = 4 * width * width + 2 * width * inner + inner + 9 * width
+        return self.n_layer * block + (self.vocab_size + self.n_positions + 2) * width
 
     @property
     def head_size(self) -> int:
@@ -90,13 +163,20 @@ class Architecture(Frozen):
 class ModelSpec(Frozen):
     """A model and where its weights come from: safetensors files, or a seed."""
 
-    name: str
+    name: Text
     architecture: Architecture
     weights: Literal["checkpoint", "random"]
     seed: NonNegativeInt = 0
-    directory: str | None = None
-    files: tuple[str, ...] = ()
-    key_prefix: str = ""
+    directory: Text | None = None
+    files: tuple[Text, ...] = ()
+    key_prefix: Text = ""
+
+    @validate_model(mode="after")
+    def _only_safetensors(self) -> Self:
+        for name in self.files:
+            if "/" in name or not name.endswith(".safetensors"):
+                raise ValueError(f"files: {shown(name)} is not the name of a safetensors file")
+        return self
 
     @property
     def weights_origin(self) -> str:
@@ -142,7 +222,7 @@ class WorkloadSpec(Frozen):
     requests: Annotated[tuple[Request, ...], Field(min_length=1)]
     batch_size: PositiveInt
     sampling: SamplingSpec = SamplingSpec()
-    source: str = "given ids"
+    source: Text = "given ids"
 
     @property
     def num_output_tokens(self) -> int:
@@ -173,6 +253,50 @@ class MeshSpec(Frozen):
         return "·".join(axes) or "1"
 
 
+FaultPhase = Literal["connect", "load", "verification", "warmup", "round", "decode", "finish"]
+FaultAction = Literal[
+    "raise", "sigkill", "sigstop", "hang", "hang_in_collective", "exit_0", "exit_3", "nan_logits", "out_of_memory"
+]
+
+
+class FaultSpec(Frozen):
+    """What a test has a rank do when it comes to a phase: amid the recorded pass (`verification`), amid the first round
+    (`decode`), at the start of others.
+
+    A run with a fault is never a measurement, whatever becomes of it.
+    """
+
+    phase: FaultPhase
+    rank: NonNegativeInt
+    action: FaultAction
+
+    @validate_model(mode="after")
+    def _can_be(self) -> Self:
+        if self.action == "nan_logits" and self.phase not in ("verification", "warmup", "round", "decode"):
+            raise ValueError(f"no logits come of phase {self.phase}; allowed: verification, warmup, round, decode")
+        if self.action == "hang_in_collective" and self.phase == "connect":
+            raise ValueError("there are no collectives before ranks are connected; use another phase")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """PHASE:RANK:ACTION, as `str` gives it. Raises SpecError."""
+        phase, _, rest = text.partition(":")
+        rank, _, action = rest.partition(":")
+        if phase in get_args(FaultPhase) and rank.isascii() and rank.isdigit() and action in get_args(FaultAction):
+            try:
+                return cls.model_validate({"phase": phase, "rank": rank, "action": action})
+            except ValidationError as error:
+                raise SpecError.from_validation(error, prefix=f"fault {shown(text)}: ") from error
+        raise SpecError(
+            f"fault {shown(text)}: must be PHASE:RANK:ACTION; phases: {', '.join(get_args(FaultPhase))}; "
+            f"actions: {', '.join(get_args(FaultAction))}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.phase}:{self.rank}:{self.action}"
+
+
 class ExecutionSpec(Frozen):
     """Where and how often: device, number type, cores, warm-up passes, timed rounds, deadline; what else is recorded.
 
@@ -192,24 +316,26 @@ class ExecutionSpec(Frozen):
     timeout_s: TimeoutSeconds = 600.0
     telemetry: bool = True
     breakdown: bool = False
-    profile: str | None = None
-    log_dir: str = "reports/logs"
+    profile: Text | None = None
+    log_dir: Text = "reports/logs"
+    fault: FaultSpec | None = None
 
 
 class RunSpec(Frozen):
     """One case, completely resolved."""
 
-    strategy: str
+    strategy: Text
     mesh: MeshSpec
     model: ModelSpec
     workload: WorkloadSpec
     execution: ExecutionSpec
     degenerate: bool = False
-    engine: str = "gpt_parallel"
+    engine: Text = "gpt_parallel"
 
     @validate_model(mode="after")
     def _fits(self) -> Self:
         problems = [*_mesh_problems(self.mesh, self.model), *_request_problems(self.workload, self.model)]
+        problems += _fault_problems(self.mesh, self.execution.fault)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -227,7 +353,7 @@ class RunSpec(Frozen):
         execution = self.execution.model_copy(
             update={
                 **{"backend": "gloo", "warmup": warmup, "rounds": rounds, "oversubscribed": False},
-                **{"telemetry": False, "breakdown": False, "profile": None},
+                **{"telemetry": False, "breakdown": False, "profile": None, "fault": None},
             }
         )
         return RunSpec(
@@ -255,17 +381,29 @@ class Job(Frozen):
 def _mesh_problems(mesh: MeshSpec, model: ModelSpec) -> list[str]:
     shape = model.architecture
     problems = []
+    if mesh.size > MAX_RANKS:
+        problems.append(f"a mesh of {shown(mesh.size)} ranks is too large; allowed: 1 to {MAX_RANKS}")
     if mesh.tp > shape.n_head:
         problems.append(
-            f"tensor_parallel_size {mesh.tp} is larger than {model.name}'s {shape.n_head} attention heads; "
+            f"tensor_parallel_size {shown(mesh.tp)} is larger than {model.name}'s {shape.n_head} attention heads; "
             f"allowed: 1 to {shape.n_head}"
         )
     if mesh.pp > shape.n_layer:
         problems.append(
-            f"pipeline_parallel_size {mesh.pp} is larger than {model.name}'s {shape.n_layer} layers; "
+            f"pipeline_parallel_size {shown(mesh.pp)} is larger than {model.name}'s {shape.n_layer} layers; "
             f"allowed: 1 to {shape.n_layer}"
         )
     return problems
+
+
+def _fault_problems(mesh: MeshSpec, fault: FaultSpec | None) -> list[str]:
+    if fault is None:
+        return []
+    if fault.rank >= mesh.size:
+        return [f"fault {fault}: there is no rank {shown(fault.rank)}; allowed: 0 to {mesh.size - 1}"]
+    if fault.action == "hang_in_collective" and mesh.size == 1:
+        return [f"fault {fault}: a lone rank has no collectives; use action 'hang'"]
+    return []
 
 
 def _request_problems(workload: WorkloadSpec, model: ModelSpec) -> list[str]:
@@ -274,19 +412,28 @@ def _request_problems(workload: WorkloadSpec, model: ModelSpec) -> list[str]:
     ids = [request.request_id for request in workload.requests]
     if len(set(ids)) != len(ids):
         problems.append("request ids are not unique")
-    per_request: list[str] = []
-    for request in workload.requests:
-        if request.total_tokens > shape.n_positions:
-            per_request.append(
-                f"request {request.request_id}: {len(request.prompt_ids)} prompt + {request.max_new_tokens} new tokens "
-                f"= {request.total_tokens}, but {model.name} has {shape.n_positions} positions; "
-                "use shorter prompts or fewer new tokens"
-            )
-        if max(request.prompt_ids) >= shape.vocab_size:
-            per_request.append(
-                f"request {request.request_id}: token id {max(request.prompt_ids)} is outside {model.name}'s "
-                f"vocabulary; allowed: 0 to {shape.vocab_size - 1}"
-            )
+    per_request = [
+        f"request {request.request_id}: {problem}"
+        for request in workload.requests
+        for problem in request_problems(request, model.name, shape)
+    ]
     if len(per_request) > 3:
         per_request[3:] = [f"… and {len(per_request) - 3} more requests"]
     return problems + per_request
+
+
+def request_problems(request: Request, model: str, shape: Architecture) -> list[str]:
+    """Why a request cannot be run with a model."""
+    problems = []
+    if request.total_tokens > shape.n_positions:
+        problems.append(
+            f"{len(request.prompt_ids)} prompt + {shown(request.max_new_tokens)} new tokens "
+            f"= {shown(request.total_tokens)}, but {model} has {shape.n_positions} positions; "
+            "use shorter prompts or fewer new tokens"
+        )
+    if max(request.prompt_ids) >= shape.vocab_size:
+        problems.append(
+            f"token id {shown(max(request.prompt_ids))} is outside {model}'s vocabulary; "
+            f"allowed: 0 to {shape.vocab_size - 1}"
+        )
+    return problems

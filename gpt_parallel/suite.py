@@ -1,26 +1,40 @@
 """Runs cases: resolves settings once, launches each case and proves it against a reference made once per workload."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from gpt_parallel.cost import efficiency
 from gpt_parallel.environment import describe_environment
 from gpt_parallel.launch.devices import resolve_execution
-from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.launch.gpu_sampler import gpu_sampler
-from gpt_parallel.launch.local import launch
 from gpt_parallel.launch.watch import OnPhase
 from gpt_parallel.measure import energy, figures
 from gpt_parallel.models import Tokenizer, resolve_model
-from gpt_parallel.prompts import Prompt, make_requests, random_prompts, read_prompts, shipped_prompts
-from gpt_parallel.result import Output, RankReport, RunResult, TokenScore, Verification
+from gpt_parallel.prompts import (
+    Prompt,
+    check_requests,
+    make_requests,
+    random_prompts,
+    read_numbered_prompts,
+    read_prompts,
+    shipped_prompts,
+)
+from gpt_parallel.redact import redact, redact_log, redact_tree
+from gpt_parallel.result import (
+    FAULT_INJECTED,
+    Output,
+    RankReport,
+    RunResult,
+    Verification,
+    write_atomically,
+)
+from gpt_parallel.runner import Runner, asked_for
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import (
-    Job,
-    JobKind,
+    FaultSpec,
     MeshSpec,
     ModelSpec,
     RunSpec,
@@ -29,9 +43,17 @@ from gpt_parallel.spec import (
     WorkloadSpec,
 )
 from gpt_parallel.strategies import is_degenerate, mesh_for
-from gpt_parallel.verify import TOLERANCES, Records, records_of, verify, verify_tokens
+from gpt_parallel.text import slug
+from gpt_parallel.verify import records_of, verify, verify_tokens
 
 CUSTOM = "custom"
+_NO_FIGURES: dict[str, Any] = {
+    "rounds": (),
+    "telemetry": None,
+    "peak_rates": None,
+    "breakdown": None,
+    "phase_seconds": {},
+}
 
 
 class VerificationError(RuntimeError):
@@ -42,18 +64,33 @@ class VerificationError(RuntimeError):
         shown = "\n".join(f"  {problem}" for problem in verification.problems[:8])
         more = len(verification.problems) - 8
         super().__init__(
-            f"{spec.name}: mismatch with the single-device reference, timings are not valid\n{shown}"
-            + (f"\n  … and {more} more" if more > 0 else "")
+            redact(
+                f"{spec.name}: mismatch with the single-device reference, timings are not valid"
+                f"{asked_for(spec.execution.fault)}\n{shown}" + (f"\n  … and {more} more" if more > 0 else "")
+            )
         )
 
 
-class Suite:
-    """All cases of one set of settings. Model, prompts and references are looked up or made once and shared."""
+class InjectedFaultError(VerificationError):
+    """A run that finished although it was given a fault; `result` says so and has no figures."""
 
-    def __init__(self, settings: Settings, on_phase: OnPhase | None = None) -> None:
+    def __init__(self, result: RunResult) -> None:
+        self.verification, self.result = result.verification, result
+        told = asked_for(result.spec.execution.fault)
+        RuntimeError.__init__(self, f"{result.spec.name}: the run ended well, but nothing it measured counts{told}")
+
+
+class Suite:
+    """All cases of one set of settings. Model, prompts and references are looked up or made once and shared.
+
+    A `fault` is for cases, not for references.
+    """
+
+    def __init__(self, settings: Settings, on_phase: OnPhase | None = None, fault: FaultSpec | None = None) -> None:
+        redact_log()
         self.settings = settings
-        self._on_phase = on_phase
-        self._references: dict[str, Records | LaunchError] = {}
+        self._fault = fault
+        self.runner = Runner(settings, on_phase)
 
     @cached_property
     def model(self) -> ModelSpec:
@@ -67,13 +104,16 @@ class Suite:
     @cached_property
     def workload(self) -> WorkloadSpec:
         settings = self.settings
+        prompts, places = self._prompts
         requests = make_requests(
-            self._prompts,
+            prompts,
             self.tokenizer.encode,
             num_requests=settings.num_samples,
             prompt_tokens=settings.prompt_tokens,
             max_new_tokens=settings.max_length,
+            places=places,
         )
+        check_requests(requests, places, self.model.name, self.model.architecture)
         return WorkloadSpec(
             requests=requests,
             batch_size=settings.batch_size,
@@ -88,22 +128,22 @@ class Suite:
         )
 
     @cached_property
-    def _prompts(self) -> list[Prompt]:
+    def _prompts(self) -> tuple[list[Prompt], list[str]]:
+        """The prompts, and where each is in the user's file."""
         settings = self.settings
         if settings.prompts == "random":
-            return random_prompts(
-                settings.num_samples or 20,
-                settings.prompt_tokens or 64,
-                self.model.architecture.vocab_size,
-                settings.seed,
-            )
-        return read_prompts(shipped_prompts() if settings.prompts == "builtin" else Path(settings.prompts))
+            count, length = settings.num_samples or 20, settings.prompt_tokens or 64
+            return random_prompts(count, length, self.model.architecture.vocab_size, settings.seed), []
+        if settings.prompts == "builtin":
+            return read_prompts(shipped_prompts()), []
+        numbered = read_numbered_prompts(Path(settings.prompts))
+        return [prompt for _, prompt in numbered], [f"{settings.prompts}:{number}" for number, _ in numbered]
 
     def _prompt_source(self) -> str:
         if self.settings.prompts == "random":
             return f"random ids (seed {self.settings.seed})"
         name = "shipped prompts" if self.settings.prompts == "builtin" else Path(self.settings.prompts).name
-        has_text = any(prompt.prompt is not None for prompt in self._prompts)
+        has_text = any(prompt.prompt is not None for prompt in self._prompts[0])
         return f"{name}, {self.tokenizer.description if has_text else 'given token ids'}"
 
     def mesh(self, strategy: str, num_gpus: int) -> MeshSpec:
@@ -114,11 +154,11 @@ class Suite:
     def spec(self, strategy: str, num_gpus: int) -> RunSpec:
         """One case, resolved and checked. Raises SpecError with everything that is wrong with it."""
         mesh = self.mesh(strategy, num_gpus)
-        execution = resolve_execution(self.settings, num_gpus)
+        execution = resolve_execution(self.settings, num_gpus).model_copy(update={"fault": self._fault})
+        _ = self.runner.external  # an address that cannot be listened on is found now
         if self.settings.profile is not None:
-            directory = (
-                Path(self.settings.profile).absolute() / f"{strategy}-{num_gpus}gpu-batch{self.settings.batch_size}"
-            )
+            name = slug(f"{strategy}-{num_gpus}gpu-batch{self.settings.batch_size}")
+            directory = Path(self.settings.profile).absolute() / name
             execution = execution.model_copy(update={"profile": str(directory)})
         try:
             return RunSpec(
@@ -135,26 +175,26 @@ class Suite:
     def run(self, spec: RunSpec, *, timed: bool = True) -> RunResult:
         """Launch a case and verify it; with `timed` False it has no rounds.
 
-        Raises LaunchError if a rank fails and VerificationError on a mismatch.
+        Raises LaunchError if a rank fails, VerificationError on a mismatch and InjectedFaultError after a fault.
         """
         if not timed:
             spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"rounds": 0})})
-        reference = self._reference(spec) if self.settings.verify else None
+        reference = self.runner.reference(spec) if self.settings.verify else None
         if spec.execution.profile is not None:
             _make_directory(Path(spec.execution.profile))
-        with gpu_sampler(spec.execution, spec.num_gpus) as sampler:
-            ranks = launch(Job(kind=JobKind.GENERATE, spec=spec), on_phase=self._on_phase, observer=sampler)
-            gpus = sampler.telemetry(ranks)
+        spec, ranks, gpus, no_energy = self.runner.run(spec)
+        if spec.execution.profile is not None:
+            _redact_traces(Path(spec.execution.profile))
         verification = Verification(status="skipped")
         if reference is not None:
-            verification = verify(ranks, reference, spec.execution.dtype, lambda tokens: self._score(spec, tokens))
+            verification = verify(ranks, reference, spec.execution.dtype, partial(self.runner.score, spec))
             if not verification.passed:
                 raise VerificationError(spec, verification)
         result = self._result(spec, ranks, verification, {key: r.tokens for key, r in records_of(ranks).items()})
         return result.model_copy(
             update={
                 "gpus": gpus,
-                "energy": energy(spec, gpus, sampler.reason),
+                "energy": energy(spec, gpus, no_energy),
                 "efficiency": efficiency(spec, ranks, result.figures),
             }
         )
@@ -162,7 +202,7 @@ class Suite:
     def result_of_peer(self, spec: RunSpec, rank: RankReport, tokens: Mapping[int, tuple[int, ...]]) -> RunResult:
         """What another engine made of a case's requests on one device; VerificationError on a mismatch."""
         verification = verify_tokens(
-            tokens, self._reference(spec), spec.execution.dtype, lambda tokens: self._score(spec, tokens)
+            tokens, self.runner.reference(spec), spec.execution.dtype, partial(self.runner.score, spec)
         )
         if not verification.passed:
             raise VerificationError(spec, verification)
@@ -175,7 +215,11 @@ class Suite:
         verification: Verification,
         tokens: Mapping[int, tuple[int, ...]],
     ) -> RunResult:
-        return RunResult(
+        is_faulty = spec.execution.fault is not None
+        if is_faulty:
+            verification = Verification(status=FAULT_INJECTED)
+            ranks = [rank.model_copy(update=_NO_FIGURES) for rank in ranks]
+        result = RunResult(
             spec=spec,
             weights_origin=spec.model.weights_origin,
             verification=verification,
@@ -187,33 +231,10 @@ class Suite:
                 for key, chosen in sorted(tokens.items())
             ),
         )
-
-    def _reference(self, spec: RunSpec) -> Records:
-        """What one device generates for this work, made at the first need; a failure is kept too, not tried again."""
-        single = spec.single_device()
-        key = single.model_dump_json()
-        if key not in self._references:
-            try:
-                self._references[key] = records_of(self._launch_single(Job(kind=JobKind.GENERATE, spec=single)))
-            except LaunchError as error:
-                self._references[key] = error
-        found = self._references[key]
-        if isinstance(found, LaunchError):
-            raise LaunchError(str(found), out_of_memory=found.out_of_memory)
-        return found
-
-    def _score(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Sequence[TokenScore]:
-        tolerance = TOLERANCES[spec.execution.dtype]
-        job = Job(kind=JobKind.SCORE, spec=spec.single_device(), tokens_to_score=dict(tokens), tolerance=tolerance)
-        return self._launch_single(job)[0].scores
-
-    def _launch_single(self, job: Job) -> tuple[RankReport, ...]:
-        report = self._on_phase
-        try:
-            return launch(job, on_phase=(lambda rank, phase: report(rank, f"reference: {phase}")) if report else None)
-        except LaunchError as error:
-            message = f"the single-device reference run: {error}"
-            raise LaunchError(message, out_of_memory=error.out_of_memory) from error
+        result = redact_tree(result)
+        if is_faulty:
+            raise InjectedFaultError(result)
+        return result
 
 
 def _make_directory(path: Path) -> None:
@@ -221,6 +242,12 @@ def _make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpecError(f"profile directory {path}: cannot be made ({error.strerror})") from error
+
+
+def _redact_traces(directory: Path) -> None:
+    """A trace has its own path in it, at least. Ranks write for their user alone; here the umask counts."""
+    for path in directory.glob("rank_*.*"):
+        write_atomically(path, redact(path.read_text(encoding="utf-8", errors="replace")))
 
 
 def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:

@@ -1,5 +1,6 @@
-"""Makes names from files and options harmless where they are shown."""
+"""Makes names from files and options harmless where they are shown, or name a file."""
 
+import hashlib
 import html
 import re
 
@@ -8,6 +9,8 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 _MARKDOWN = re.compile(r"([\\`*\[\]|#~!$])")
 # GitHub makes links of bare addresses and notifies whom an @ names; an invisible space inside keeps it from both.
 _LINKS = re.compile(r"(?<=@)|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+_NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+_MAX_SLUG = 100  # file systems allow 255 bytes, and something is added
 
 
 def plain(value: object) -> str:
@@ -30,3 +33,12 @@ def csv_cell(value: object) -> str:
     """Text that a spreadsheet does not take for a formula (OWASP, "CSV Injection")."""
     text = plain(value)
     return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+
+
+def slug(name: str) -> str:
+    """A file's name, without a directory, for any name. Different names have different ones."""
+    kept = _NOT_IN_FILE_NAMES.sub("-", name).lstrip(".-")[:_MAX_SLUG]
+    if kept and kept == name:
+        return kept
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{kept}-{digest}".lstrip("-")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import fsum, sqrt
 from typing import NamedTuple
 
-from gpt_parallel.result import RankReport, Tie, TokenRecord, TokenScore, Verification
+from gpt_parallel.result import RankReport, Tie, TokenChange, TokenRecord, TokenScore, Verification
 from gpt_parallel.spec import Dtype
 
 # Relative to a step's logit scale (see `TokenRecord`). Layouts of models of 4 to 24 layers were seen to differ from one
@@ -78,11 +78,18 @@ def verify_tokens(
 def _round_problems(ranks: Sequence[RankReport]) -> list[str]:
     return [
         f"round {number}: rank {rank.rank} did not reproduce the verified tokens of requests "
-        f"{list(timed.changed_requests)}"
+        f"{list(timed.changed_requests)}{_told(timed.first_change)}"
         for rank in ranks
         for number, timed in enumerate(rank.rounds, start=1)
         if timed.changed_requests
     ]
+
+
+def _told(change: TokenChange | None) -> str:
+    if change is None:
+        return ""
+    where = f"request {change.request_id}, new token {change.position}"
+    return f"; first at {where}: got {change.token}, verified {change.recorded}"
 
 
 def _request_problems(ranks: Sequence[RankReport], reference: Records) -> list[str]:

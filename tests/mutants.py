@@ -6,10 +6,13 @@ As a pytest plugin (`-p tests.mutants`) it makes runs use such ranks.
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 VARIABLE = "GPT_PARALLEL_TEST_MUTANT"
 SHOWN = "GPT_PARALLEL_TEST_SHOWN"
+PHASE = "GPT_PARALLEL_TEST_PHASE"
+HALT = "GPT_PARALLEL_TEST_HALT"
 
 
 def swap_head_shards():
@@ -81,13 +84,6 @@ def _only_rank_1_of_several():
     return os.environ["RANK"] == "1"
 
 
-def kill_rank_1_while_generating():
-    from gpt_parallel.engine import rank
-
-    if _only_rank_1_of_several():
-        rank.Rank._round = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-
-
 def raise_on_rank_1_while_loading():
     from gpt_parallel.engine import rank
 
@@ -98,18 +94,36 @@ def raise_on_rank_1_while_loading():
         rank.load = broken
 
 
-def exit_on_rank_1_without_a_result():
+def print_environment_and_fail_with_a_token():
     from gpt_parallel.engine import rank
 
-    if _only_rank_1_of_several():
-        rank.Rank._round = lambda *_: os._exit(0)
-
-
-def hang_on_rank_1():
-    from gpt_parallel.engine import rank
+    def broken(*_):
+        print(dict(os.environ), file=sys.stderr, flush=True)
+        raise PermissionError(f"the hub refused the token {os.environ['HF_TOKEN']} of {os.environ['HOME']}/token")
 
     if _only_rank_1_of_several():
-        rank.Rank._round = lambda *_: signal.pause()
+        rank.load = broken
+
+
+def halt_in_a_phase():
+    """Rank 0 of the first launch that comes there: PHASE is "NUMBER OF RANKS:PHASE", HALT a named pipe.
+
+    It says there who it is, and goes on when it gets SIGUSR2.
+    """
+    from gpt_parallel.engine import events
+
+    def halting(self, phase):
+        enter(self, phase)
+        halt = Path(os.environ[HALT])
+        if os.environ["RANK"] == "0" and os.environ[PHASE] == f"{os.environ['WORLD_SIZE']}:{phase}" and halt.exists():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+            with halt.open("w") as pipe:
+                halt.unlink()
+                pipe.write(f"{os.getpid()}\n")
+            signal.sigwait({signal.SIGUSR2})
+
+    enter = events.EventPipe.enter
+    events.EventPipe.enter = halting
 
 
 def deliver_wrong_sums():

@@ -6,8 +6,9 @@ import os
 import pytest
 
 from gpt_parallel.journal import Finished, Header, Journal, JournalError
+from gpt_parallel.result import Environment, Figures, Output, RunResult, Verification
 from gpt_parallel.spec import SpecError
-from tests.factories import summary
+from tests.factories import rank_report, round_report, run_spec, summary
 
 HEADER = Header(settings={"model": "gpt2-nano", "seed": 0}, machine={"hostname": "here"})
 PASSED = Finished(cell="a", outcome="passed", seconds=1.5, summary=summary())
@@ -45,7 +46,7 @@ def test_each_cell_is_on_disk_before_the_next(path, monkeypatch):
         journal.add(PASSED)
         journal.add(FAILED)
 
-    assert synced == [1, 2, 3]
+    assert synced == [1, 1, 2, 3], "the header, its file's name, and the cells"
 
 
 @pytest.mark.parametrize("num_bytes", [1, 10, 100])
@@ -70,6 +71,78 @@ def test_a_later_line_of_a_cell_counts(path):
 
     with open_journal(path, resume=True) as journal:
         assert journal.finished["b"].outcome == "skipped"
+
+
+def test_an_unfinished_journal_can_be_put_aside(path):
+    interrupted(path, FAILED, PASSED, PASSED)
+    before, aside = path.read_bytes(), path.with_name("aside")
+    aside.write_text("older")
+
+    with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
+        assert (journal.num_kept, journal.finished) == (2, {})
+        assert aside.read_bytes() == before
+    with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
+        assert journal.num_kept == 0, "nothing was finished in it"
+        journal.add(PASSED)
+        journal.end()
+    with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
+        assert journal.num_kept == 0, "it had its end"
+    assert aside.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.rename(path.with_name("other"))])
+def test_a_journal_that_nobody_would_find_is_not_written_any_more(path, change):
+    with open_journal(path) as journal:
+        change(path)
+        with pytest.raises(JournalError, match="cannot be written any more \\(No such file"):
+            journal.add(PASSED)
+
+
+def test_a_journal_that_was_replaced_is_not_written_any_more(path):
+    with open_journal(path) as journal:
+        path.unlink()
+        path.write_text("somebody else's")
+        with pytest.raises(JournalError, match="it was replaced by another file"):
+            journal.add(PASSED)
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(SpecError, match="not a regular file"):
+        open_journal(tmp_path / "pipe", resume=True)
+    with pytest.raises(SpecError, match="cannot be written"):
+        open_journal(tmp_path / "link")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_launches_come_back_as_they_were(path):
+    spec = run_spec()
+    result = RunResult(
+        spec=spec,
+        weights_origin="random (seed 0)",
+        verification=Verification(status="exact", tokens_compared=3),
+        figures=Figures(round_seconds=(0.1 + 0.2, 1 / 3), throughput_tok_s=2 / 3),
+        environment=Environment(
+            **dict.fromkeys(("gpt_parallel", "torch", "python", "platform", "cpu", "hostname"), "x"),
+            num_cores=2,
+            device_names=("CPU",),
+        ),
+        ranks=(rank_report(rounds=(round_report(0.1 + 0.2, start=1e-9),)),),
+        outputs=(Output(request_id=0, tokens=(1, 2, 3), text="Grüß"),),
+    )
+    interrupted(path, Finished(cell="c", outcome="passed", results=(result, result)))
+
+    with open_journal(path, resume=True) as journal:
+        assert journal.finished["c"].results == (result, result)
+
+
+def test_secrets_do_not_reach_the_journal(path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "correct-horse-battery")
+    interrupted(path, FAILED.model_copy(update={"reason": "refused correct-horse-battery"}))
+
+    assert "correct-horse" not in path.read_text()
 
 
 def test_an_interrupted_matrix_is_not_thrown_away(path):
@@ -157,4 +230,10 @@ def test_a_full_disk_keeps_what_was_there(path, monkeypatch):
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(JournalError, match="cannot be written any more \\(No space left on device\\)"):
             journal.add(FAILED)
+        assert list(journal.finished) == ["a", "b"], "what was measured is still at hand"
+    before = path.read_bytes()
+    monkeypatch.undo()
+    with open_journal(path, resume=True) as journal:
         assert list(journal.finished) == ["a"]
+        journal.add(FAILED)
+    assert path.read_bytes().startswith(before), "half a line is no line"

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from gpt_parallel.cli import app
 from gpt_parallel.cli.matrix_progress import MatrixProgress, clock_time
-from gpt_parallel.journal import Finished, Journal, JournalError
+from gpt_parallel.journal import Finished, Journal, JournalError, make_header
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.matrix import Cell, Matrix, make_cells, make_header
+from gpt_parallel.matrix import Cell, Matrix, make_cells
 from gpt_parallel.settings import make_settings
 from gpt_parallel.spec import SpecError
 from gpt_parallel.suite import Suite
@@ -55,7 +55,7 @@ def play(monkeypatch, tmp_path):
         monkeypatch.setattr(Suite, "run", run)
         monkeypatch.setattr("gpt_parallel.matrix.summarise", lambda results: summary(strategy=results[0].split("-")[0]))
         cells = make_cells(settings, batch_sizes)
-        with Journal(tmp_path / "matrix.jsonl", make_header(settings), resume=resume, force=False) as journal:
+        with Journal(tmp_path / "matrix.jsonl", make_header("matrix", settings), resume=resume, force=False) as journal:
             journal.forget(*forget)
             matrix = Matrix(settings, cells, Silent())
             matrix.check()
@@ -156,11 +156,11 @@ def test_a_prompts_file_that_changed_is_other_work(tmp_path):
     headers = []
     for text in ("one", "two"):
         prompts.write_text(json.dumps({"prompt": text}))
-        headers.append(make_header(smoke(prompts=str(prompts))).settings)
+        headers.append(make_header("matrix", smoke(prompts=str(prompts))).settings)
 
     assert headers[0] != headers[1]
     with pytest.raises(SpecError, match=r"absent.jsonl: cannot be read"):
-        make_header(smoke(prompts="absent.jsonl"))
+        make_header("matrix", smoke(prompts="absent.jsonl"))
 
 
 def test_launches_are_kept_apart_as_in_pytest(play):

@@ -218,6 +218,24 @@ def test_validate_knows_the_models_limits(tmp_path):
     assert f"{path}:4: 250 prompt + 64 new tokens = 314, but gpt2-nano has 256 positions" in second
 
 
+def test_validate_refuses_a_prompt_that_tokenises_to_nothing(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt_ids": [1]}\n{"prompt": "x"}\n')
+
+    with pytest.raises(SpecError, match=r"p\.jsonl:2: is empty after tokenisation"):
+        inspect_prompts(path, lambda text: [], ARCHITECTURES["gpt2"], "gpt2")
+
+
+def test_validate_names_the_first_of_many(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt_ids": [99999]}\n' * 50)
+
+    with pytest.raises(SpecError) as failure:
+        inspect_prompts(path, as_bytes, ARCHITECTURES["gpt2"], "gpt2")
+
+    assert (len(failure.value.problems), failure.value.problems[-1]) == (21, "… and 30 more")
+
+
 def test_validate_counts_what_is_there(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "abc"}\n{"prompt": "abc", "max_length": 3}\n{"prompt_ids": [1, 2]}\n')

@@ -1,7 +1,18 @@
+import json
+
 import pytest
 
-from gpt_parallel.prompts import make_requests, random_prompts, read_prompts, shipped_prompts
+from gpt_parallel.prompts import (
+    MAX_FILE_BYTES,
+    MAX_LINE_BYTES,
+    make_requests,
+    random_prompts,
+    read_prompts,
+    shipped_prompts,
+)
+from gpt_parallel.settings import make_settings
 from gpt_parallel.spec import SpecError
+from gpt_parallel.suite import Suite
 
 
 def as_bytes(text):
@@ -62,6 +73,25 @@ def test_reads_text_and_ids(write):
         ('["x"]', "must be an object"),
         ('{"prompt": "x"', "not valid JSON"),
         (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 13"),
+        ('{"prompt": "x"}'.encode("utf-16"), "not valid UTF-8 at byte 1"),
+        ('{"prompt": "x", "max_length": NaN}', "NaN is not a number of JSON"),
+        ('{"prompt": "x", "max_length": true}', "max_length = True: Input should be a valid integer"),
+        ('{"prompt": "x", "max_length": "5"}', "max_length = '5': Input should be a valid integer"),
+        ('{"prompt": "x", "max_length": 5.0}', "max_length = 5.0: Input should be a valid integer"),
+        ('{"prompt": "x", "max_length": null}', "max_length = None"),
+        (b'{"prompt": "x", "max_length": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        ('{"prompt_ids": [true]}', "prompt_ids.0 = True: Input should be a valid integer"),
+        ('{"prompt_ids": ["1"]}', "prompt_ids.0 = '1'"),
+        ('{"prompt_ids": [[1]]}', "prompt_ids.0 = [1]"),
+        ('{"prompt_ids": {"1": 2}}', "prompt_ids"),
+        ('{"prompt_ids": "12"}', "prompt_ids = '12'"),
+        ('{"prompt": "x", "prompt": "y"}', "key 'prompt' is there twice"),
+        (r'{"prompt": "\ud800"}', "prompt = '\\ud800': Input should be a valid string"),
+        ('{"prompt": ' + "[" * 99999, "nested deeper"),
+        ('{"prompt": "' + "x" * MAX_LINE_BYTES + '"}', "a line of 1048590 bytes; allowed: at most 1048576"),
+        ('{"prompt": "' + "x" * 10_000_000 + '"}', "a line of 10000014 bytes; allowed: at most 1048576"),
+        ('{"prompt": ["' + "x" * 100_000 + '"]}', "prompt = ['xxx"),
+        ('{"' + "x" * 100_000 + '": 1}', "xxx… = 1: Extra inputs are not permitted"),
     ],
 )
 def test_a_bad_line_is_named_with_its_number(write, line, reason):
@@ -73,6 +103,7 @@ def test_a_bad_line_is_named_with_its_number(write, line, reason):
 
     assert all(problem.startswith(f"{path}:2: ") for problem in failure.value.problems)
     assert reason in str(failure.value)
+    assert len(str(failure.value)) < 1000
 
 
 def test_all_bad_lines_are_named_at_once(write):
@@ -80,6 +111,102 @@ def test_all_bad_lines_are_named_at_once(write):
         read_prompts(write("x\n{}\n" + '{"prompt": "fine"}\n' + "[]\n"))
 
     assert [problem.split(": ")[0].rsplit(":", 1)[1] for problem in failure.value.problems] == ["1", "2", "4"]
+
+
+def test_of_many_bad_lines_the_first_are_named(write):
+    with pytest.raises(SpecError) as failure:
+        read_prompts(write("x\n" * 1000))
+
+    assert len(failure.value.problems) == 21
+    assert failure.value.problems[-1] == "… and 980 more"
+    with pytest.raises(SpecError) as failure:
+        read_prompts(write(json.dumps({"prompt_ids": [-1] * 1000})))
+    assert len(failure.value.problems) == 21
+
+
+def test_what_other_systems_write_is_read(write):
+    lines = b'\xef\xbb\xbf{"prompt": "a"}\r\n\r\n{"prompt_ids": [0], "max_length": 1}\r\n'
+
+    assert [request.prompt_ids for request in requests(read_prompts(write(lines)))] == [(97,), (0,)]
+
+
+def test_any_text_is_a_prompt(write):
+    text = "\0\x1b[31m\u2028\U0001f600"
+
+    assert requests(read_prompts(write(json.dumps({"prompt": text}))))[0].prompt_ids == tuple(text.encode())
+
+
+def test_a_line_may_be_as_long_as_is_said(write):
+    shell = len('{"prompt": ""}')
+
+    assert len(read_prompts(write('{"prompt": "' + "x" * (MAX_LINE_BYTES - shell) + '"}'))[0].prompt) > 10**6
+
+
+def test_a_file_that_is_too_large_is_not_read(write):
+    path = write("")
+    with path.open("r+b") as stream:
+        stream.truncate(MAX_FILE_BYTES + 1)
+
+    with pytest.raises(SpecError, match=r"prompts\.jsonl: larger than 64 MiB, the most that is read"):
+        read_prompts(path)
+
+
+@pytest.fixture
+def suite(write):
+    """A suite of gpt2-nano, which has 256 positions, and of a file of prompts."""
+    return lambda content, **given: Suite(
+        make_settings("smoke", {"prompts": str(write(content)), "device": "cpu", **given})
+    )
+
+
+@pytest.mark.parametrize(("length", "new"), [(192, 64), (191, 64), (255, 1), (1, 255)])
+def test_all_positions_may_be_used(suite, length, new):
+    spec = suite(json.dumps({"prompt_ids": [7] * length, "max_length": new})).spec("pure_data_parallel", 1)
+
+    assert spec.workload.requests[0].total_tokens == length + new
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"prompt_ids": [7] * 193}, "193 prompt + 64 new tokens = 257, but gpt2-nano has 256 positions"),
+        ({"prompt": "x" * 256, "max_length": 1}, "256 prompt + 1 new tokens = 257, but gpt2-nano has 256 positions"),
+        ({"prompt": "x", "max_length": 256}, "1 prompt + 256 new tokens = 257, but gpt2-nano has 256 positions"),
+        ({"prompt": "x", "max_length": 10**30}, "1 prompt + 1000000000000000000000000000000 new tokens"),
+        ({"prompt_ids": [4096]}, "token id 4096 is outside gpt2-nano's vocabulary; allowed: 0 to 4095"),
+        ({"prompt_ids": [10**30]}, "token id 1000000000000000000000000000000 is outside"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_named_by_file_and_line(suite, line, problem, tmp_path):
+    content = '{"prompt": "fine"}\n\n' + json.dumps(line)
+
+    for going_round in ({}, {"num_samples": 9}):
+        with pytest.raises(SpecError) as failure:
+            suite(content, **going_round).spec("pure_data_parallel", 1)
+        assert len(failure.value.problems) == 1
+        assert str(failure.value).startswith(f"{tmp_path / 'prompts.jsonl'}:3: request 1: {problem}")
+
+
+def test_a_prompt_that_is_cut_to_fit_is_fine(suite):
+    spec = suite(json.dumps({"prompt_ids": [7] * 900}), prompt_tokens=192).spec("pure_data_parallel", 1)
+
+    assert spec.workload.requests[0].total_tokens == 256
+
+
+def test_prompts_that_no_file_has_are_named_by_request():
+    settings = make_settings("smoke", {"prompts": "random", "device": "cpu", "prompt_tokens": 250})
+
+    with pytest.raises(SpecError, match=r"^request 0: 250 prompt"):
+        Suite(settings.model_copy(update={"max_length": 64})).spec("pure_data_parallel", 1)
+
+
+@pytest.mark.parametrize("prompts", ["random", "builtin"])
+@pytest.mark.parametrize("given", [{"prompt_tokens": 10**12}, {"num_samples": 10**12}, {"num_samples": 10**5000}])
+def test_work_beyond_all_memory_is_refused(prompts, given):
+    settings = make_settings("smoke", {"prompts": prompts, "device": "cpu"}).model_copy(update=given)
+
+    with pytest.raises(SpecError, match="is too much; allowed: 1000000 requests and 67108864 tokens"):
+        Suite(settings).spec("pure_data_parallel", 1)
 
 
 def test_an_empty_or_missing_file(write, tmp_path):
@@ -112,3 +239,7 @@ def test_a_prompt_without_tokens_is_refused(write):
 
     with pytest.raises(SpecError, match="prompt 1 is empty after tokenisation"):
         make_requests(prompts, lambda text: [], num_requests=None, prompt_tokens=None, max_new_tokens=None)
+    with pytest.raises(SpecError, match="p:7 is empty after tokenisation"):
+        make_requests(
+            prompts, lambda text: [], num_requests=None, prompt_tokens=None, max_new_tokens=None, places=["p:7"]
+        )

@@ -47,13 +47,84 @@ def test_a_wrong_file_is_refused_by_name(tmp_path):
     with pytest.raises(SpecError, match=r"result\.json: cannot be read"):
         load_result(path)
     path.write_text(launch(1.0).model_dump_json()[:-20])
-    with pytest.raises(SpecError, match=r"result\.json: Invalid JSON"):
+    with pytest.raises(SpecError, match=r"result\.json: not valid JSON, perhaps truncated"):
         load_result(path)
-    data = launch(1.0).model_dump(mode="json") | {"schema_version": 99, "ranks": "none"}
+    data = launch(1.0).model_dump(mode="json") | {"weights_origin": 99, "ranks": "none"}
     path.write_text(json.dumps(data))
     with pytest.raises(SpecError) as failure:
         load_result(path)
-    assert {problem.split(" = ")[0].split(": ")[1] for problem in failure.value.problems} == {"schema_version", "ranks"}
+    assert {problem.split(" = ")[0].split(": ")[1] for problem in failure.value.problems} == {"weights_origin", "ranks"}
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    """What is said of a changed result."""
+    data = launch(1.0).model_dump(mode="json")
+
+    def refusal(change):
+        path = tmp_path / "result.json"
+        changed = change(data)
+        path.write_text(changed if isinstance(changed, str) else json.dumps(changed), encoding="utf-8")
+        with pytest.raises(SpecError) as failure:
+            load_result(path)
+        assert all(str(path) in problem for problem in failure.value.problems)
+        return str(failure.value)
+
+    return refusal
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (2, "schema_version 2 was made by a newer gpt_parallel, this one reads 1; use that version, or measure again"),
+        (10**30, "was made by a newer gpt_parallel"),
+        (0, "schema_version 0 is not one that this gpt_parallel reads (1); measure again"),
+        (-1, "schema_version -1 is not one"),
+        (True, "schema_version True is not one"),
+        ("1", "schema_version '1' is not one"),
+        (1.0, "schema_version 1.0 is not one"),
+        (None, "has no schema_version; this gpt_parallel reads version 1"),
+    ],
+)
+def test_other_schemas_are_refused_by_name_before_all_else(refusal, version, message):
+    found = refusal(lambda data: {**data, "schema_version": version, "ranks": "changed since then"})
+
+    assert message in found
+    assert "\n" not in found
+
+
+def test_a_result_without_a_schema_is_none(refusal):
+    assert "has no schema_version" in refusal(lambda data: {"spec": data["spec"]})
+    assert "must hold an object" in refusal(lambda data: [data])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data | {"weights_origin": None}, "weights_origin = None: Input should be a valid string"),
+        (lambda data: data | {"outputs": [{"request_id": "0", "tokens": []}]}, "outputs.0.request_id = '0'"),
+        (lambda data: data | {"outputs": [{"request_id": True, "tokens": []}]}, "outputs.0.request_id = True"),
+        (lambda data: data | {"figures": {"throughput_tok_s": float("nan")}}, "NaN is not a number of JSON"),
+        (lambda data: data | {"figures": {"throughput_tok_s": 10**400}}, "throughput_tok_s"),
+        (lambda data: data | {"surprise": "x" * 10_000}, "surprise = 'xxxx"),
+        (lambda data: '{"schema_version": 1, ' + json.dumps(data)[1:], "key 'schema_version' is there twice"),
+    ],
+)
+def test_what_no_run_writes_is_refused(refusal, change, message):
+    found = refusal(change)
+
+    assert message in found
+    assert len(found) < 600
+
+
+def test_no_part_of_a_result_is_a_result(tmp_path):
+    whole = launch(1.0).model_dump_json().encode()
+    path = tmp_path / "result.json"
+
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(SpecError, match=r"result\.json: not valid JSON, perhaps truncated"):
+            load_result(path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
+import json
 import subprocess
 
 import pytest
 
 from gpt_parallel import environment
-from gpt_parallel.report.load import load_run
+from gpt_parallel.report.gate import decide
+from gpt_parallel.report.load import ReportError, load_run
+from gpt_parallel.report.verdicts import Rules, Verdict
 from gpt_parallel.session import FILE_NAME, SessionRecord
-from tests.factories import summary
+from tests.factories import bench, document, summary
 
 
 @pytest.fixture
@@ -36,3 +39,71 @@ def test_an_installed_copy_has_neither_commit_nor_branch():
     record.add("t.py::t", "t", None, {}, summary(git_commit=None, git_dirty=None))
 
     assert record.document()["commit_info"] == {"id": None, "branch": None, "dirty": None}
+
+
+REPORTS = ("report.md", "report.html", "performance_report.txt")
+
+
+def test_a_session_that_ended_early_says_so_in_every_report(record, tmp_path):
+    record.add_not_run("t[b]", "skipped", "needs 8 GPUs")
+    record.add_not_reached("t[c]", "stopped after <2> failures")
+    record.add_not_reached("t[d]", "stopped after <2> failures")
+
+    record.write_report(tmp_path)
+
+    sentence = "INCOMPLETE: stopped after <2> failures; 2 of 4 cases were not reached."
+    assert record.incompleteness == load_run(tmp_path / FILE_NAME).incompleteness == sentence
+    for name in REPORTS:
+        shown = sentence if name.endswith("txt") else sentence.replace("<", "&lt;").replace(">", "&gt;")
+        assert shown in (tmp_path / name).read_text()
+    assert "Not reached: t[c] (stopped" in (tmp_path / "performance_report.txt").read_text()
+
+
+def test_a_whole_session_is_not_called_incomplete(record, tmp_path):
+    record.add_not_run("t[b]", "failed", "rank 1 was killed")
+
+    record.write_report(tmp_path)
+
+    assert record.incompleteness is None
+    assert record.document()["gpt_parallel"].keys() == {"not_run"}
+    assert not any("INCOMPLETE" in (tmp_path / name).read_text() for name in REPORTS)
+
+
+def test_a_mark_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(document(bench(), gpt_parallel={"incomplete": ["x"]})))
+
+    with pytest.raises(ReportError, match=r"run\.json: gpt_parallel\.incomplete must be a text"):
+        load_run(tmp_path / "run.json")
+
+
+STEADY = (100.0, 101.0, 99.5, 100.5)
+UNREACHED = {
+    "incomplete": "interrupted",
+    "not_run": [{"case": "test_generation[b]", "outcome": "not reached", "reason": "interrupted"}],
+}
+WHOLE, PART = document(bench("a", STEADY), bench("b", STEADY)), document(bench("a", STEADY), gpt_parallel=UNREACHED)
+
+
+@pytest.mark.parametrize(("base", "head"), [(WHOLE, PART), (PART, WHOLE), (PART, PART)])
+def test_a_case_that_was_not_reached_is_never_a_pass(base, head, tmp_path):
+    """Whatever is allowed, and whichever side ended early."""
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    (tmp_path / "head.json").write_text(json.dumps(head))
+
+    result = decide(
+        load_run(tmp_path / "base.json"), load_run(tmp_path / "head.json"), Rules(allow_new=True, allow_removed=True)
+    )
+
+    verdicts = {entry.case: entry for entry in result.verdicts}
+    assert verdicts["test_generation[a]"].verdict == Verdict.PASS
+    assert verdicts["test_generation[b]"].verdict == Verdict.ERROR
+    assert "not reached (interrupted)" in verdicts["test_generation[b]"].reason
+    assert result.exit_code == 2
+
+
+def test_a_run_that_is_marked_and_does_not_say_what_is_missing_is_no_pass(tmp_path):
+    whole = document(bench("a", STEADY))
+    (tmp_path / "base.json").write_text(json.dumps(whole))
+    (tmp_path / "head.json").write_text(json.dumps({**whole, "gpt_parallel": {"incomplete": "interrupted"}}))
+
+    assert decide(load_run(tmp_path / "base.json"), load_run(tmp_path / "head.json"), Rules()).exit_code == 2

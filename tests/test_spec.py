@@ -11,6 +11,7 @@ from gpt_parallel.spec import (
     SamplingSpec,
     SpecError,
     WorkloadSpec,
+    shown,
 )
 from tests.factories import run_spec
 
@@ -99,6 +100,48 @@ def test_heads_must_divide_the_width():
     fields = ARCHITECTURES["gpt2"].model_dump() | {"n_head": 7}
 
     assert problems(lambda: Architecture(**fields)) == ["n_embd 768 is not a multiple of n_head 7"]
+
+
+@pytest.mark.parametrize("name", ["model.bin", "../model.safetensors", "a/b.safetensors", ""])
+def test_weights_are_safetensors_of_the_models_directory(name):
+    with pytest.raises(ValidationError, match="is not the name of a safetensors file"):
+        ModelSpec(name="x", architecture=ARCHITECTURES["gpt2"], weights="checkpoint", directory="/m", files=(name,))
+
+
+def test_an_architecture_is_counted_before_it_is_believed():
+    assert ARCHITECTURES["gpt2"].num_parameters == 124_439_808
+    assert ARCHITECTURES["gpt2-xl"].num_parameters == 1_557_611_200
+    fields = ARCHITECTURES["gpt2"].model_dump()
+    for sizes in ({"n_layer": 10**9}, {"n_layer": 10_000, "n_embd": 12 * 2**20, "n_inner": 2**24}, {"n_head": True}):
+        assert len(problems(lambda sizes=sizes: Architecture(**fields | sizes))) == 1
+
+
+def test_a_mesh_of_a_billion_ranks_is_refused():
+    assert problems(lambda: run_spec(mesh=MeshSpec(dp=10**9))) == [
+        "a mesh of 1000000000 ranks is too large; allowed: 1 to 9999"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param(10**5000, "a number of 16610 bits", id="huge"),
+        pytest.param(-(10**5000), "a number of 16610 bits", id="negative"),
+        ("x" * 10**6, "'xxx"),
+        ([["y" * 10**6] * 10**4] * 100, "[['yyy"),
+        ({"a": {"b": {"c": {"d": "e" * 10**6}}}}, "{'a': {'b': {'c': {...}}}}"),
+    ],
+)
+def test_messages_stay_short_whatever_the_value(value, message):
+    assert message in shown(value)
+    assert len(shown(value)) < 3500
+
+
+def test_of_many_wrong_fields_the_first_are_named():
+    found = problems(lambda: Request(request_id=0, prompt_ids=(1,) + (-1,) * 10_000, max_new_tokens=1))
+
+    assert (len(found), found[-1]) == (21, "… and 9980 more")
+    assert all(len(problem) < 200 for problem in problems(lambda: Request(**{"z" * 10**6: 1})))
 
 
 def test_mesh_is_written_by_its_axes():

@@ -15,7 +15,7 @@ def test_a_reference_that_failed_is_not_tried_again(monkeypatch):
         launched.append(job)
         raise LaunchError("out of luck")
 
-    monkeypatch.setattr(suite, "_launch_single", fail)
+    monkeypatch.setattr(suite.runner, "_launch_single", fail)
     for num_gpus in (1, 2):
         with pytest.raises(LaunchError, match="out of luck"):
             suite.run(suite.spec("pure_data_parallel", num_gpus))

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ from rich.console import Console
 
 from gpt_parallel.classic import CLASSIC, Classic, apply_classic
 from gpt_parallel.config_file import ConfigFile, read_config, to_yaml
+from gpt_parallel.interrupts import one_interrupt
 from gpt_parallel.launch.devices import default_preset
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.redact import redact
 from gpt_parallel.settings import PRESETS, Option, make_settings, options
 from gpt_parallel.spec import SpecError
 from gpt_parallel.suite import VerificationError
@@ -25,6 +28,9 @@ errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 def option(flag: str, text: str) -> Any:
     return typer.Option(flag, help=text, show_default=False)
+
+
+InjectFault = Annotated[str | None, typer.Option("--inject-fault", metavar="PHASE:RANK:ACTION", hidden=True)]
 
 
 def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) -> Callable[..., None]:
@@ -133,18 +139,28 @@ def make_writable(directory: Path) -> None:
     """Refuse an output directory that cannot be written before hours of work go into it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".gpt-parallel-probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise SpecError(f"output directory {directory}: cannot be written ({error.strerror})") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Exit 1 with its message where a result cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        print_error(f"{path}: cannot be written ({error.strerror})")
+        raise typer.Exit(1) from error
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Exit 2 for what the user got wrong, 1 for a failed run, 130 for Ctrl-C, each with its message."""
     try:
-        yield
+        with one_interrupt():
+            yield
     except SpecError as error:
         for problem in error.problems:
             print_error(problem)
@@ -171,7 +187,7 @@ def verdict_codes() -> Iterator[None]:
 
 
 def print_error(problem: object) -> None:
-    errors.print(f"error: {plain_lines(problem)}")
+    errors.print(f"error: {plain_lines(redact(str(problem)))}")
 
 
 def describe(error: Exception) -> str:

@@ -16,6 +16,7 @@ from gpt_parallel.doctor.gather import gather_facts
 from gpt_parallel.doctor.judge import judge
 from gpt_parallel.doctor.self_test import run_self_test
 from gpt_parallel.launch import fork_server
+from gpt_parallel.redact import redact, redact_tree
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import SpecError
 from gpt_parallel.text import plain
@@ -54,6 +55,7 @@ def doctor(
         self_test = run_self_test(settings) if can_start and not isinstance(cases, str) else None
     findings = judge(facts, settings, cases, self_test)
     verdicts = [] if isinstance(cases, str) else cases
+    facts, verdicts, self_test, findings = redact_tree((facts, verdicts, self_test, findings))
     if as_json:
         print(json.dumps(_document(facts, verdicts, self_test, findings), indent=1))
     else:
@@ -101,7 +103,7 @@ def _print(facts: Facts, cases: Sequence[CaseVerdict], findings: Sequence[Findin
         console.print(f"  {model.name:12}  {plain(model.problem or model.directory or missing)}")
     problems = sum(finding.level == "problem" for finding in findings)
     can = "can run here." if not problems else f"cannot run here: {problems} problem(s), marked FAIL above."
-    console.print(f"\nThe job ({settings.model}, batch {settings.batch_size}) {can}")
+    console.print(f"\nThe job ({plain(redact(settings.model))}, batch {settings.batch_size}) {can}")
 
 
 def _indented(text: str) -> str:

@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from gpt_parallel.breakdown_table import render_breakdown
-from gpt_parallel.cli.common import errors, make_writable, option, print_error
+from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, print_error
 from gpt_parallel.cli.matrix_progress import MatrixProgress, describe
-from gpt_parallel.journal import FILE_NAME, Journal, JournalError
+from gpt_parallel.journal import FILE_NAME, Finished, Journal, JournalError, make_header
 from gpt_parallel.launch import fork_server
-from gpt_parallel.matrix import Cell, Matrix, make_cells, make_header
+from gpt_parallel.matrix import Cell, Matrix, make_cells, make_record
+from gpt_parallel.report.load import ReportError
 from gpt_parallel.session import SessionRecord
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import SpecError
+from gpt_parallel.spec import FaultSpec, SpecError
 from gpt_parallel.table import render_table
 
 HELP = """Run strategies × device counts × batch sizes: verified, timed, one after the other, without pytest.
@@ -42,6 +43,7 @@ def matrix(
     resume: Annotated[bool, option("--resume", "Go on with the journal in the output directory.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "With --resume: run failed cells again.")] = False,
     force: Annotated[bool, option("--force", "Start over where an interrupted matrix has left a journal.")] = False,
+    inject_fault: InjectFault = None,
     *,
     settings: Settings,
 ) -> None:
@@ -50,56 +52,64 @@ def matrix(
         raise SpecError("give either --resume or --force, not both")
     if retry_failed and not resume:
         raise SpecError("--retry-failed needs --resume")
-    header = make_header(settings)
+    fault = FaultSpec.parse(inject_fault) if inject_fault else None
+    header = make_header("matrix", settings)
     make_writable(output_dir)
     with Journal(output_dir / FILE_NAME, header, resume=resume, force=force) as journal:
         if retry_failed:
             journal.forget("failed", "oom")
-        record = _run(settings, cells, journal)
-        failed = [finished for cell in cells if (finished := journal.finished[cell.name]).outcome in ("failed", "oom")]
-    _print(cells, journal, record, output_dir)
-    if failed:
-        raise typer.Exit(1)
+        ended_by, code = _run(settings, cells, journal, fault)
+        failed = any(finished.outcome in ("failed", "oom") for finished in _finished(cells, journal))
+    _print(cells, journal, make_record(cells, journal, ended_by), output_dir)
+    if code or failed:
+        raise typer.Exit(code or 1)
 
 
-def _run(settings: Settings, cells: list[Cell], journal: Journal) -> SessionRecord:
-    num_kept = sum(cell.name in journal.finished for cell in cells)
+def _run(settings: Settings, cells: list[Cell], journal: Journal, fault: FaultSpec | None) -> tuple[str, int]:
+    """Why it ended early, and the exit code of that; nothing and 0 where it did not."""
+    num_kept = len(_finished(cells, journal))
     if num_kept:
         errors.print(f"{num_kept} of {len(cells)} cells are in {journal.path} already")
     try:
         with MatrixProgress(errors, len(cells), len(cells) - num_kept) as progress:
-            this = Matrix(settings, cells, progress)
+            this = Matrix(settings, cells, progress, fault)
             if num_kept < len(cells):
                 fork_server.warm_up()
                 this.check()
-            return this.run(journal)
+            this.run(journal)
     except JournalError as error:
         print_error(f"{error}; what it has is kept, and the same command with --resume goes on")
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        num_kept = sum(cell.name in journal.finished for cell in cells)
+        return str(error), 1
+    except KeyboardInterrupt:
         errors.print(
-            f"interrupted; all ranks were stopped. {num_kept} of {len(cells)} cells are kept in {journal.path}; "
-            "the same command with --resume goes on"
+            f"interrupted; all ranks were stopped. {len(_finished(cells, journal))} of {len(cells)} cells are kept in "
+            f"{journal.path}; the same command with --resume goes on"
         )
-        raise typer.Exit(130) from error
+        return "interrupted", 130
+    return "", 0
+
+
+def _finished(cells: list[Cell], journal: Journal) -> list[Finished]:
+    return [journal.finished[cell.name] for cell in cells if cell.name in journal.finished]
 
 
 def _print(cells: list[Cell], journal: Journal, record: SessionRecord, output_dir: Path) -> None:
     """A table for each batch size, for speed-ups hold within one; then what has no figures; then the report."""
     for _, group in groupby(cells, key=lambda cell: cell.batch_size):
-        summaries = [found for cell in group if (found := journal.finished[cell.name].summary) is not None]
+        summaries = [found.summary for found in _finished(list(group), journal) if found.summary is not None]
         if summaries:
             print(render_table(summaries) + render_breakdown(summaries))
-    for cell in cells:
-        if journal.finished[cell.name].summary is None:
-            print(f"{cell.name}: {describe(journal.finished[cell.name])}")
+    for finished in _finished(cells, journal):
+        if finished.summary is None:
+            print(f"{finished.cell}: {describe(finished)}")
+    if record.incompleteness:
+        print(record.incompleteness)
     if not record.is_timed:
         return
     try:
         record.write_report(output_dir)
-    except OSError as error:
-        print_error(f"the report cannot be written to {output_dir} ({error.strerror}); the journal is complete")
+    except (OSError, ReportError) as error:
+        print_error(f"the report cannot be written to {output_dir} ({error}); --resume writes it from the journal")
         raise typer.Exit(1) from error
     print(f"report: {output_dir / 'report.html'} (also .md, .txt, .csv and charts)")
 

@@ -7,15 +7,17 @@ from typing import Annotated
 
 from gpt_parallel.breakdown_table import render_ranks
 from gpt_parallel.case import summarise
-from gpt_parallel.cli.common import errors, make_writable, option
+from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, writing
 from gpt_parallel.launch import fork_server
 from gpt_parallel.progress import CaseProgress, Show
+from gpt_parallel.redact import redact
 from gpt_parallel.result import RunResult, write_atomically
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import RunSpec, SpecError
+from gpt_parallel.spec import FaultSpec, RunSpec, SpecError
 from gpt_parallel.strategies import STRATEGIES
-from gpt_parallel.suite import CUSTOM, Suite, custom_mesh
+from gpt_parallel.suite import CUSTOM, InjectedFaultError, Suite, custom_mesh
 from gpt_parallel.table import render_table
+from gpt_parallel.text import slug
 
 HELP = """Run one case without pytest: launch the ranks, verify every token, time the rounds.
 
@@ -37,6 +39,7 @@ def run(
     output_dir: Annotated[
         Path | None, option("--output-dir", "Where result.json goes. Default: reports/<strategy>-<n>gpu.")
     ] = None,
+    inject_fault: InjectFault = None,
     *,
     settings: Settings,
 ) -> None:
@@ -46,16 +49,27 @@ def run(
         progress = CaseProgress(show)
         case = _choose_case(settings)
         fork_server.warm_up()
-        suite = Suite(settings, progress)
+        suite = Suite(settings, progress, FaultSpec.parse(inject_fault) if inject_fault else None)
         spec = _with_own_profile(suite.spec(*case), settings)
         progress.start(spec)
-        directory = output_dir or Path("reports") / spec.name
+        directory = output_dir or Path("reports") / slug(spec.name)
         make_writable(directory)
         path = directory / "result.json"
-        path.unlink(missing_ok=True)  # should this run fail, an earlier one's figures are not its result
-        result = suite.run(spec)
+        if path.exists():  # should this run fail, an earlier one's figures are not its result
+            path.replace(path.with_name("result.previous.json"))
+        try:
+            result = suite.run(spec)
+        except InjectedFaultError as error:
+            _write(path, error.result)
+            raise
+    _print(result, spec.execution.profile)
+    _write(path, result)
+    print(f"result: {redact(str(path))}")
+
+
+def _write(path: Path, result: RunResult) -> None:
+    with writing(path):
         write_atomically(path, result.model_dump_json(indent=1) + "\n")
-    _print(result, path)
 
 
 def _with_own_profile(spec: RunSpec, settings: Settings) -> RunSpec:
@@ -79,19 +93,18 @@ def _choose_case(settings: Settings) -> tuple[str, int]:
     return strategies[0], counts[0]
 
 
-def _print(result: RunResult, path: Path) -> None:
+def _print(result: RunResult, profile: str | None) -> None:
     check = result.verification
     print(render_table([summarise([result])]))
     if breakdown := render_ranks(result):
         print(breakdown)
-    if profile := result.spec.execution.profile:
-        print(f"top operators of rank 0 (traces and tables of all ranks: {profile}):")
+    if profile is not None:
+        print(f"top operators of rank 0 (traces and tables of all ranks: {redact(profile)}):")
         print((Path(profile) / "rank_0.txt").read_text(encoding="utf-8"))
     if check.status == "skipped":
         print("not verified (--no-verify)")
     else:
         print(f"verified: {check.status}, {check.tokens_compared} tokens compared with a single-device run")
-    print(f"result: {path}")
 
 
 @contextmanager

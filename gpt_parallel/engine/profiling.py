@@ -3,6 +3,7 @@
 Apart from the timed rounds, because profiling slows them down.
 """
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def profile_pass(run: Callable[[], object], directory: Path, rank: int, device: 
         run()
         if on_cuda:
             torch.cuda.synchronize(device)
-    partial = directory / f".rank_{rank}.json.partial"
+    partial = directory / f".rank_{rank}.json.{secrets.token_hex(8)}"
     profiler.export_chrome_trace(str(partial))
     partial.replace(directory / f"rank_{rank}.json")
     order = "self_cuda_time_total" if on_cuda else "self_cpu_time_total"

@@ -12,7 +12,7 @@ import torch
 
 from gpt_parallel.engine.attention import attention_kernel
 from gpt_parallel.engine.breakdown import break_down
-from gpt_parallel.engine.collectives import connect
+from gpt_parallel.engine.collectives import Rendezvous, connect
 from gpt_parallel.engine.decode_graph import cuda_graph
 from gpt_parallel.engine.events import EventPipe
 from gpt_parallel.engine.generate import Batch, Generator, deal_lanes
@@ -23,7 +23,7 @@ from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.engine.peaks import measure_peaks
 from gpt_parallel.engine.pipeline_parallel import head_cost, head_passes, stage_layers
 from gpt_parallel.engine.profiling import profile_pass
-from gpt_parallel.engine.records import token_records, tokens_by_request
+from gpt_parallel.engine.records import check_own_logits, first_change, token_records, tokens_by_request
 from gpt_parallel.engine.sampling import Sampler
 from gpt_parallel.engine.self_test import time_collectives
 from gpt_parallel.engine.telemetry import CpuMeter, peak_memory, read_telemetry
@@ -38,14 +38,14 @@ from gpt_parallel.spec import Job, JobKind, Request, RunSpec
 class Rank:
     """A rank's part of the model, connected to its peers and loaded."""
 
-    def __init__(self, spec: RunSpec, rank: int, local_rank: int, store_path: str, pipe: EventPipe) -> None:
+    def __init__(self, spec: RunSpec, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: EventPipe) -> None:
         self._spec, self._pipe = spec, pipe
         self._phase_seconds: dict[str, float] = {}
         self._mesh = Mesh(spec.mesh, rank)
         self._device = _device(spec, local_rank)
         torch.set_num_threads(spec.execution.cores_per_rank)
         with self._phase("connect"):
-            self._collectives = connect(self._mesh, spec.execution, self._device, store_path)
+            self._collectives = connect(self._mesh, spec.execution, self._device, rendezvous)
         with self._phase("load weights"):
             self._model = self._load()
         part = self._model.part
@@ -142,9 +142,14 @@ class Rank:
             self._collectives.reset_counts()
             with watch:
                 seconds, timelines, events = consume(generator.run(), stopwatch)
+        check_own_logits(events)
         tokens = tokens_by_request(events)
-        changed = tuple(record.request_id for record in records if tokens[record.request_id] != record.tokens)
-        return RoundReport(seconds=seconds, timelines=tuple(timelines), changed_requests=changed)
+        return RoundReport(
+            seconds=seconds,
+            timelines=tuple(timelines),
+            changed_requests=tuple(r.request_id for r in records if tokens[r.request_id] != r.tokens),
+            first_change=first_change(records, tokens),
+        )
 
     def _profile(self, generator: Generator) -> None:
         directory = self._spec.execution.profile
@@ -228,15 +233,23 @@ class Rank:
         self._phase_seconds[key] = self._phase_seconds.get(key, 0.0) + time.monotonic() - begin
 
 
-def run_job(job: Job, rank: int, local_rank: int, store_path: str, pipe: EventPipe) -> RankReport:
+def run_job(job: Job, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: EventPipe) -> RankReport:
     """What a rank process does."""
     with torch.inference_mode(), attention_kernel(job.spec.execution):
         if job.kind == JobKind.SELF_TEST:
-            return time_collectives(job.spec, rank, _device(job.spec, local_rank), store_path, pipe)
-        this = Rank(job.spec, rank, local_rank, store_path, pipe)
+            return time_collectives(job.spec, rank, _device(job.spec, local_rank), rendezvous, pipe)
+        this = _kind_of(rank, job.spec)(job.spec, rank, local_rank, rendezvous, pipe)
         if job.kind == JobKind.GENERATE:
             return this.generate()
         return this.score(job.tokens_to_score, job.tolerance)
+
+
+def _kind_of(rank: int, spec: RunSpec) -> type[Rank]:
+    if spec.execution.fault is None or spec.execution.fault.rank != rank:
+        return Rank
+    from gpt_parallel.engine.failpoints import FaultyRank
+
+    return FaultyRank
 
 
 def _device(spec: RunSpec, local_rank: int) -> torch.device:

@@ -5,10 +5,17 @@ from math import isfinite
 
 import torch
 
+from gpt_parallel.engine.events import LostPeerError
 from gpt_parallel.engine.generate import Event
 from gpt_parallel.engine.sampling import Choice
-from gpt_parallel.result import TokenRecord
+from gpt_parallel.result import TokenChange, TokenRecord
 from gpt_parallel.spec import Request
+
+_WHY = "(NaN or infinite weights, or numbers too large for the number type)"
+
+
+class TaintedError(LostPeerError):
+    """Another shard's logits are not finite, as its own rank says."""
 
 
 def _by_batch(events: Sequence[Event]) -> Iterator[tuple[tuple[Request, ...], list[Choice]]]:
@@ -31,16 +38,42 @@ def tokens_by_request(events: Sequence[Event]) -> dict[int, tuple[int, ...]]:
     return tokens
 
 
+def check_own_logits(events: Sequence[Event]) -> None:
+    """Raises ArithmeticError at the first token for which this rank's own logits are not finite."""
+    places = [
+        (position, request.request_id)
+        for requests, choices in _by_batch(events)
+        for request, row in zip(requests, torch.stack([c.own for c in choices], dim=1).isfinite().tolist(), strict=True)
+        for position, finite in enumerate(row[: request.max_new_tokens])
+        if not finite
+    ]
+    if places:
+        position, request_id = min(places)
+        raise ArithmeticError(f"request {request_id}, new token {position}: the logits are not finite {_WHY}")
+
+
+def first_change(records: Sequence[TokenRecord], tokens: dict[int, tuple[int, ...]]) -> TokenChange | None:
+    """Where a round's tokens first differ from the recorded ones."""
+    changes = [
+        TokenChange(request_id=record.request_id, position=position, token=token, recorded=recorded)
+        for record in records
+        for position, (token, recorded) in enumerate(zip(tokens[record.request_id], record.tokens, strict=True))
+        if token != recorded
+    ]
+    return min(changes, key=lambda change: (change.position, change.request_id), default=None)
+
+
 def _check_finite(request: Request, logprobs: Sequence[float], scales: Sequence[float]) -> None:
     for position, (logprob, scale) in enumerate(zip(logprobs, scales, strict=True)):
         if not (isfinite(logprob) and isfinite(scale)):
-            raise ArithmeticError(
-                f"request {request.request_id}, new token {position}: the logits are not finite "
-                "(NaN or infinite weights, or numbers too large for the number type)"
+            raise TaintedError(
+                f"request {request.request_id}, new token {position}: another shard's logits are not finite"
             )
 
 
 def token_records(events: Sequence[Event]) -> list[TokenRecord]:
+    """Raises ArithmeticError where logits are not finite, and TaintedError where they are another shard's."""
+    check_own_logits(events)
     tokens = tokens_by_request(events)
     records = []
     for requests, choices in _by_batch(events):

@@ -20,9 +20,13 @@ _INFINITY = float("inf")
 
 
 class Choice(NamedTuple):
-    """Chosen tokens [B]; when recording, their log-probability and the scale of the step's logits, [B] too."""
+    """Chosen tokens [B]; when recording, their log-probability and the scale of the step's logits, [B] too.
+
+    `own` [B] is no finite number if this shard's own logits are not: NaN, or infinite. Unless recording, -inf may pass.
+    """
 
     tokens: Tensor
+    own: Tensor
     logprobs: Tensor | None = None
     scales: Tensor | None = None
 
@@ -95,13 +99,14 @@ class Sampler:
 
     def choose(self, logits: Tensor, state: RowState, step: int | Tensor, *, record: bool = False) -> Choice:
         """logits [B, local vocabulary] of new token number `step` → chosen tokens, the same on every shard."""
+        own = logits
         if self._sampling.filters:
             logits = self._gather_vocabulary(logits)
         scores = self._scores(logits, state)
         if self._sampling.filters:
             scores = scores.masked_fill(scores < _threshold(scores, self._sampling, 0.0), -_INFINITY)
         scores = self._add_noise(scores, state, step)
-        choice = self._best(scores, logits, record)
+        choice = self._best(scores, logits, own, record)
         if state.seen is not None:
             self._mark(state, torch.arange(len(logits), device=self._device), choice.tokens)
         return choice
@@ -127,15 +132,17 @@ class Sampler:
         sizes = [len(self._whole) // len(parts) + (i < len(self._whole) % len(parts)) for i in range(len(parts))]
         return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
 
-    def _best(self, scores: Tensor, logits: Tensor, record: bool) -> Choice:
+    def _best(self, scores: Tensor, logits: Tensor, own_logits: Tensor, record: bool) -> Choice:
         """The best id over all shards; ties go to the lowest."""
         best, index = scores.max(dim=1)
+        # The best score is there anyway, but with filters it is of all shards.
+        own = own_logits.sum(1) if record or self._sampling.filters else best
         if self._is_whole and not record:
-            return Choice(index)
+            return Choice(index, own)
         columns = [best, self._ids[index].float()]  # float32 holds ids up to 2**24 exactly
         if record:
             columns += [logits.gather(1, index[:, None])[:, 0], logits.logsumexp(1)]
-            columns += [logits.amax(1), logits.abs().amax(1), logits.sum(1)]
+            columns += [logits.amax(1), logits.abs().amax(1), logits.sum(1) if self._sampling.filters else own]
         offers = torch.stack(columns, dim=1)
         # With filters every shard has worked on the whole vocabulary and offers the same.
         offers = offers[None] if self._sampling.filters else self._collectives.gather(offers)  # [tp, B, columns]
@@ -143,10 +150,10 @@ class Sampler:
         chosen = offers.gather(0, winner[None, :, None].expand(1, *offers.shape[1:]))[0]
         tokens = chosen[:, 1].long()
         if not record:
-            return Choice(tokens)
+            return Choice(tokens, own)
         highest, largest = offers[:, :, 4].amax(0), offers[:, :, 5].amax(0)
         scales = _scale(highest, largest, offers[:, :, 6].sum(0) / len(self._whole))
-        return Choice(tokens, chosen[:, 2] - offers[:, :, 3].logsumexp(0), scales)
+        return Choice(tokens, own, chosen[:, 2] - offers[:, :, 3].logsumexp(0), scales)
 
     def judge(self, logits: Tensor, request: Request, tokens: Tensor, tolerance: float) -> "Judgement":
         """Teacher-forced: what this rank, which holds the whole vocabulary, thinks of another run's tokens [N].

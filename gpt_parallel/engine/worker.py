@@ -23,6 +23,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str]) -> int:
+    os.umask(0o077)  # for the files of the run
     directory, descriptor, parent, *cores = arguments
     _die_with(int(parent))
     pinned = tuple(int(core) for core in cores[0].split(",")) if cores else ()

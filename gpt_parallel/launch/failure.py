@@ -9,18 +9,20 @@ from pathlib import Path
 
 from gpt_parallel.cost import gib, rank_bytes
 from gpt_parallel.launch.watch import WatchedRank
+from gpt_parallel.redact import redact
 from gpt_parallel.result import write_atomically
 from gpt_parallel.spec import RunSpec
+from gpt_parallel.text import slug
 
 # What Python, torch, CUDA and the kernel say when there is no memory.
 _NO_MEMORY = re.compile(r"out[ -]of[ -]memory|OutOfMemory|MemoryError|bad_alloc|allocate memory", re.IGNORECASE)
 
 
 class LaunchError(RuntimeError):
-    """A run that did not finish on every rank. The message names the rank, its phase and the cause."""
+    """A run that did not finish on every rank. The message names the rank, its phase and the cause, and no secrets."""
 
     def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
         self.out_of_memory = out_of_memory
 
 
@@ -101,15 +103,15 @@ def _indented(text: str, num_lines: int = 40) -> str:
 
 def keep_logs(ranks: Sequence[WatchedRank], spec: RunSpec, begin: float, launcher: str = "") -> str:
     """Write what every rank, and their `launcher`, did and printed where the user finds it; says where that is."""
-    directory = Path(spec.execution.log_dir) / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    directory = Path(spec.execution.log_dir) / f"{slug(spec.name)}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         for rank in ranks:
             lines = [f"{seconds - begin:9.3f} s  {phase}" for seconds, phase in rank.history]
             lines += [rank.error["traceback"].rstrip()] if rank.error else []
             lines += [rank.stacks] if rank.stacks else []
-            write_atomically(directory / f"rank_{rank.rank}.log", "\n".join([*lines, rank.printed(), ""]))
+            write_atomically(directory / f"rank_{rank.rank}.log", redact("\n".join([*lines, rank.printed(), ""])))
         if launcher:
-            write_atomically(directory / "launcher.log", launcher + "\n")
+            write_atomically(directory / "launcher.log", redact(launcher + "\n"))
     except OSError as error:
         return f"the logs of all ranks could not be kept in {directory} ({error.strerror})"
     return f"logs of all ranks: {directory}"

@@ -16,7 +16,7 @@ from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError, failure, keep_logs, missed_deadline
 from gpt_parallel.launch.fork_server import ForkedProcess, ForkServerError, Process
-from gpt_parallel.launch.run_directory import run_directory
+from gpt_parallel.launch.run_directory import create_private, run_directory
 from gpt_parallel.launch.watch import MissedDeadlineError, Observer, OnPhase, WatchedRank, watch
 from gpt_parallel.result import RankReport
 from gpt_parallel.spec import Job, RunSpec
@@ -68,17 +68,26 @@ class LocalProcess:
         return ""
 
 
-def launch(job: Job, *, on_phase: OnPhase | None = None, observer: Observer | None = None) -> tuple[RankReport, ...]:
+def launch(
+    job: Job,
+    *,
+    on_phase: OnPhase | None = None,
+    observer: Observer | None = None,
+    cores: Sequence[int] | None = None,
+) -> tuple[RankReport, ...]:
     """Run a job on as many local processes as its mesh has ranks; reports in rank order.
 
-    `on_phase(rank, phase)` is called as ranks enter phases, after the observer. Raises LaunchError unless every rank
+    `cores` are dealt to ranks on a CPU; by default all that there are. `on_phase(rank, phase)` is called as ranks enter
+    phases, after the observer. Raises LaunchError unless every rank
     exited 0 and left its report. All ranks are gone when this returns or raises.
     """
     with run_directory() as directory:
-        return _launch(job, directory, on_phase, observer)
+        return _launch(job, directory, on_phase, observer, cores or available_cores())
 
 
-def _launch(job: Job, directory: Path, on_phase: OnPhase | None, observer: Observer | None) -> tuple[RankReport, ...]:
+def _launch(
+    job: Job, directory: Path, on_phase: OnPhase | None, observer: Observer | None, cores: Sequence[int]
+) -> tuple[RankReport, ...]:
     ranks: list[WatchedRank] = []
     spec, begin = job.spec, time.monotonic()
     _LOGGER.debug("%s: %s", spec.name, spec.model_dump_json(exclude={"workload": {"requests"}}))
@@ -91,9 +100,10 @@ def _launch(job: Job, directory: Path, on_phase: OnPhase | None, observer: Obser
             on_phase(rank, phase)
 
     try:
-        (directory / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        with create_private(directory / "job.json") as file:
+            file.write(job.model_dump_json().encode())
         for rank in range(spec.mesh.size):
-            ranks.append(_start(rank, spec, directory))
+            ranks.append(_start(rank, spec, directory, cores))
         try:
             if watch(ranks, spec.execution.timeout_s, entered, observer):
                 return tuple(rank.report for rank in ranks if rank.report)
@@ -108,14 +118,14 @@ def _launch(job: Job, directory: Path, on_phase: OnPhase | None, observer: Obser
             _stop(ranks)
 
 
-def _start(rank: int, spec: RunSpec, directory: Path) -> WatchedRank:
+def _start(rank: int, spec: RunSpec, directory: Path, cores: Sequence[int]) -> WatchedRank:
     read_end, write_end = os.pipe()
     log = directory / f"rank_{rank}.log"
     arguments = [str(directory)]
     if spec.execution.device == "cpu" and hasattr(os, "sched_setaffinity"):
-        arguments.append(",".join(map(str, cores_of(rank, spec.execution.cores_per_rank, available_cores()))))
+        arguments.append(",".join(map(str, cores_of(rank, spec.execution.cores_per_rank, cores))))
     try:
-        with log.open("wb") as output:
+        with create_private(log) as output:
             process = fork_server.start(WORKER, arguments, _environment(rank, spec), output, write_end)
     except BaseException:
         os.close(read_end)

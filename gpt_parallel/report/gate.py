@@ -46,6 +46,8 @@ def decide(base: SavedRun, head: SavedRun, rules: Rules) -> GateResult:
     result = GateResult(rules)
     for name, reason in head.failed.items():
         result.add_error(name, f"failed in the head run: {reason}")
+    if head.incompleteness and not head.failed:
+        result.add_error("all cases", f"{head.path} is of a run that ended early. {head.incompleteness}")
     empty = [run for run in (base, head) if not run.cases]
     if empty:
         result.add_error("all cases", f"{empty[0].path} holds no benchmarks")
@@ -95,6 +97,8 @@ def _new(case: Case, base: SavedRun, rules: Rules) -> CaseVerdict:
     problem = why_unproved(case.summary, "head")
     if problem is None and case.summary is not None and not _costs(case.summary, rules.metric):
         problem = f"a launch has no valid {rules.metric}"
+    if problem is None and case.name in base.failed:
+        problem = f"failed in the base run: {base.failed[case.name]}"
     if problem is None and not rules.allow_new:
         problem = f"not in {base.path}: nothing to compare with (--allow-new accepts it)"
     if problem is not None:

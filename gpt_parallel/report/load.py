@@ -1,6 +1,7 @@
 """Reads pytest-benchmark JSON (version 4 or later), ours and anybody's, or refuses it by name."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gpt_parallel.result import CaseSummary, PositiveCount, PositiveSeconds, Seconds
-from gpt_parallel.spec import Frozen, SpecError
+from gpt_parallel.result import CaseSummary, PositiveCount, PositiveSeconds, Seconds, schema_problem
+from gpt_parallel.spec import Frozen, SpecError, shown
+from gpt_parallel.untrusted import parse_json, read_whole
+
+MAX_BYTES = 256 << 20
 
 
 class ReportError(SpecError):
@@ -42,7 +46,7 @@ class NotRun(Frozen):
     """A case that left no timing, and why."""
 
     case: str
-    outcome: Literal["skipped", "failed"]
+    outcome: Literal["skipped", "failed", "not reached"]
     reason: str
 
 
@@ -77,6 +81,7 @@ class SavedRun:
     cases: tuple[Case, ...]
     not_run: tuple[NotRun, ...] = ()
     host: str = ""
+    incomplete: str = ""  # why the run ended before all its cases did
 
     @property
     def summaries(self) -> list[CaseSummary]:
@@ -84,12 +89,28 @@ class SavedRun:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why each failed case failed, by its name; of several reasons the first."""
+        """Why each case that failed, or that the run never reached, did, by its name; of several reasons the first."""
         reasons: dict[str, str] = {}
         for entry in self.not_run:
-            if entry.outcome == "failed":
-                reasons.setdefault(entry.case, entry.reason)
+            if entry.outcome != "skipped":
+                unreached = entry.outcome == "not reached"
+                reasons.setdefault(entry.case, f"not reached ({entry.reason})" if unreached else entry.reason)
         return reasons
+
+    @property
+    def incompleteness(self) -> str | None:
+        """A sentence for a run that ended early, None for others."""
+        return describe_incompleteness(self.incomplete or None, self.not_run, len(self.cases))
+
+
+def describe_incompleteness(reason: str | None, not_run: Sequence[NotRun], num_timed: int) -> str | None:
+    """A sentence for a run that ended early, None for one that did not."""
+    missing = sum(entry.outcome == "not reached" for entry in not_run)
+    if not missing and reason is None:
+        return None
+    total = num_timed + len({entry.case for entry in not_run})
+    counts = f"{missing} of {total} cases {'was' if missing == 1 else 'were'} not reached"
+    return f"INCOMPLETE: {reason or 'ended early'}; {counts}."
 
 
 def load_runs(paths: Sequence[Path]) -> list[SavedRun]:
@@ -104,31 +125,33 @@ def load_runs(paths: Sequence[Path]) -> list[SavedRun]:
 def load_run(path: Path, label: str | None = None) -> SavedRun:
     """Read one file. Raises ReportError naming the file and what is wrong in it; it is never half-read."""
     try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ReportError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: not valid JSON, perhaps truncated ({error})") from error
+        document = parse_json(read_whole(path, MAX_BYTES, "benchmark file"), allow_nan=True)
+    except SpecError as error:
+        raise ReportError(error.problems) from error
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise ReportError(f"{path}: not a pytest-benchmark file: it has no list of benchmarks")
+    if not isinstance(document.get("gpt_parallel", {}), dict):
+        raise ReportError(f"{path}: gpt_parallel must be an object")
     cases = _read_all(path, document["benchmarks"], "benchmarks", _read_case)
-    names = [case.fullname for case in cases]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ReportError(f"{path}: case {twice!r} is there twice")
+    for name, count in Counter(case.fullname for case in cases).items():
+        if count > 1:
+            raise ReportError(f"{path}: case {shown(name)} is there twice")
     ours = _mapping(document.get("gpt_parallel"))
     commit, machine = _mapping(document.get("commit_info")), _mapping(document.get("machine_info"))
     return SavedRun(
         path=path,
         label=label or path.stem,
-        commit=str(commit.get("id") or ""),
-        branch=str(commit.get("branch") or ""),
+        commit=_string(commit.get("id")),
+        branch=_string(commit.get("branch")),
         dirty=bool(commit.get("dirty")),
-        datetime=str(document.get("datetime") or ""),
+        datetime=_string(document.get("datetime")),
         machine=_machine(machine),
         cases=tuple(cases),
-        not_run=tuple(_read_all(path, ours.get("not_run") or [], "not_run", NotRun.model_validate)),
-        host=str(machine.get("node") or ""),
+        not_run=tuple(_read_all(path, ours.get("not_run", []), "not_run", NotRun.model_validate)),
+        host=_string(machine.get("node")),
+        incomplete=_text(path, ours, "incomplete"),
     )
 
 
@@ -138,12 +161,14 @@ def _read_all(path: Path, entries: Any, what: str, read: Any) -> list[Any]:
         raise ReportError(f"{path}: {what} must be a list")
     found, problems = [], []
     for index, entry in enumerate(entries):
-        name = entry.get("name", index) if isinstance(entry, dict) else index
+        name = (isinstance(entry, dict) and _string(entry.get("name"))[:200]) or index
         try:
             found.append(read(entry))
         except ValidationError as error:
             problems += [f"{path}: {what} {name}: {text}" for text in SpecError.from_validation(error).problems]
-        except (KeyError, TypeError, AttributeError):
+        except SpecError as error:
+            problems += [f"{path}: {what} {name}: {text}" for text in error.problems]
+        except (KeyError, TypeError):
             problems.append(f"{path}: {what} {name}: not a pytest-benchmark entry")
     if problems:
         raise ReportError(problems[:8] + ([f"… and {len(problems) - 8} more"] if len(problems) > 8 else []))
@@ -151,15 +176,35 @@ def _read_all(path: Path, entries: Any, what: str, read: Any) -> list[Any]:
 
 
 def _read_case(entry: dict[str, Any]) -> Case:
-    extra = entry.get("extra_info")
-    is_ours = isinstance(extra, dict) and "workload_sha256" in extra
+    if not (isinstance(entry, dict) and isinstance(entry["name"], str) and isinstance(entry["fullname"], str)):
+        raise TypeError("not an object with names")
+    extra, group = entry.get("extra_info"), entry.get("group")
+    ours = extra if isinstance(extra, dict) and "workload_sha256" in extra else None
     return Case(
-        name=str(entry["name"]),
-        fullname=str(entry["fullname"]),
-        group=None if entry.get("group") is None else str(entry["group"]),
-        stats=(GenerationStats if is_ours else Stats).model_validate(entry["stats"]),
-        summary=CaseSummary.model_validate(extra) if is_ours else None,
+        name=entry["name"],
+        fullname=entry["fullname"],
+        group=None if group is None else str(group),
+        stats=(Stats if ours is None else GenerationStats).model_validate(entry["stats"]),
+        summary=None if ours is None else _read_summary(ours),
     )
+
+
+def _read_summary(extra: dict[str, Any]) -> CaseSummary:
+    if problem := schema_problem(extra.get("schema_version")):
+        raise SpecError(problem)
+    known = {name: value for name, value in extra.items() if name in CaseSummary.model_fields}
+    return CaseSummary.model_validate_json(json.dumps(known), strict=True)  # strict: "4" is not a number
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _text(path: Path, ours: dict[str, Any], name: str) -> str:
+    value = ours.get(name, "")
+    if not isinstance(value, str):
+        raise ReportError(f"{path}: gpt_parallel.{name} must be a text, not {shown(value)}")
+    return value
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -168,5 +213,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _machine(info: dict[str, Any]) -> str:
     cpu = _mapping(info.get("cpu"))
-    name = cpu.get("brand_raw") or info.get("processor") or info.get("machine") or "unknown machine"
-    return f"{name}, {cpu.get('count', '?')} cores"
+    names = (cpu.get("brand_raw"), info.get("processor"), info.get("machine"))
+    name = next((text for text in map(_string, names) if text), "unknown machine")
+    count = cpu.get("count")
+    return f"{name}, {count if type(count) is int else '?'} cores"

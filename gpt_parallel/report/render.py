@@ -23,7 +23,7 @@ from gpt_parallel.report.compare import Comparison, compare
 from gpt_parallel.report.findings import key_findings
 from gpt_parallel.report.load import ReportError, SavedRun
 from gpt_parallel.report.metrics import to_frame
-from gpt_parallel.result import write_atomically
+from gpt_parallel.staged import StagedFiles
 from gpt_parallel.table import captions
 from gpt_parallel.text import csv_cell, markdown, plain
 
@@ -55,42 +55,32 @@ def write_report(
 def _write(
     runs: Sequence[SavedRun], directory: Path, wanted: Sequence[str], comparison: Comparison | None
 ) -> list[Path]:
-    written: list[Path] = []
-
-    def write(name: str, text: str) -> None:
-        write_atomically(directory / name, text)
-        written.append(directory / name)
-
     frame = to_frame(runs)
     sets = draw_charts(runs[-1]) if {"png", "html", "md"} & set(wanted) else []
     context = _context(runs, frame, comparison, sets)
-    if {"png", "md"} & set(wanted):  # the Markdown shows them
-        written += _write_charts(directory / "charts", sets)
-    if "csv" in wanted:
-        write("performance_summary.csv", _csv(frame))
-    if "txt" in wanted:
-        write("performance_report.txt", _render("report.txt.j2", context))
-    if "md" in wanted:
-        write("report.md", _render("report.md.j2", context))
-    if "html" in wanted:
-        images = {"wide": _images(sets), "narrow": _images(draw_charts(runs[-1], NARROW))}
-        write("report.html", _render("report.html.j2", {**context, "images": images}))
-    return written
+    with StagedFiles() as files:
+        if {"png", "md"} & set(wanted):  # the Markdown shows them
+            _write_charts(directory / "charts", sets, files)
+        if "csv" in wanted:
+            files.write(directory / "performance_summary.csv", _csv(frame))
+        if "txt" in wanted:
+            files.write(directory / "performance_report.txt", _render("report.txt.j2", context))
+        if "md" in wanted:
+            files.write(directory / "report.md", _render("report.md.j2", context))
+        if "html" in wanted:
+            images = {"wide": _images(sets), "narrow": _images(draw_charts(runs[-1], NARROW))}
+            files.write(directory / "report.html", _render("report.html.j2", {**context, "images": images}))
+    return files.paths
 
 
-def _write_charts(directory: Path, sets: Sequence[ChartSet]) -> list[Path]:
+def _write_charts(directory: Path, sets: Sequence[ChartSet], files: StagedFiles) -> None:
     """The charts there are; those of an earlier report go."""
     for name in file_names():
-        (directory / name).unlink(missing_ok=True)
-    paths = []
+        files.remove(directory / name)
     for chart_set in sets:
         for chart in chart_set.charts:
-            directory.mkdir(parents=True, exist_ok=True)
             for kind in ("png", "svg"):
-                path = directory / f"{chart.name}.{kind}"
-                path.write_bytes(save(chart, kind, chart_set.captions))
-                paths.append(path)
-    return paths
+                files.write(directory / f"{chart.name}.{kind}", save(chart, kind, chart_set.captions))
 
 
 def _images(sets: Sequence[ChartSet]) -> dict[str, str]:
@@ -114,6 +104,7 @@ def _context(
             {
                 "label": run.label,
                 "origin": _origin(run),
+                "incompleteness": run.incompleteness,
                 "captions": captions(run.summaries) if run.summaries else [],
                 "rows": [[column.cell(record) for column in columns] for record in own],
                 "findings": key_findings(run),

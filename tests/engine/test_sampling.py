@@ -40,7 +40,7 @@ def choose_alone(spec, logits, step):
     return one.choose(logits, one.start(REQUESTS), step, record=True)
 
 
-def choose_sharded(spec, logits, step, tp_size):
+def choose_sharded(spec, logits, step, tp_size, record=True):
     """Every shard's choice, run twice: once to learn what each offers, once with all the offers."""
     parts = [shard_of(SHAPE, tp_size, index).vocabulary for index in range(tp_size)]
     pieces = [logits[:, part.start : part.stop] for part in parts]
@@ -54,15 +54,16 @@ def choose_sharded(spec, logits, step, tp_size):
 
         one = sampler(spec, Listen(), part, tp_size)
         with pytest.raises(StopIteration):
-            one.choose(piece, one.start(REQUESTS), step, record=True)
+            one.choose(piece, one.start(REQUESTS), step, record=record)
     together = torch.stack(offered)
     choices = []
     for part, piece in zip(parts, pieces, strict=True):
         one = sampler(spec, Together([together]), part, tp_size)
-        choices.append(one.choose(piece, one.start(REQUESTS), step, record=True))
+        choices.append(one.choose(piece, one.start(REQUESTS), step, record=record))
     return choices
 
 
+NAN, INF = float("nan"), float("inf")
 SETTINGS = [
     SamplingSpec(),
     SamplingSpec(repetition_penalty=1.5),
@@ -70,6 +71,19 @@ SETTINGS = [
     SamplingSpec(temperature=1.3, top_k=9, seed=4),
     SamplingSpec(temperature=1.0, top_p=0.8, repetition_penalty=1.2, seed=5),
 ]
+
+
+@pytest.mark.parametrize("spec", SETTINGS, ids=str)
+@pytest.mark.parametrize(("bad", "record"), [(NAN, True), (INF, True), (-INF, True), (NAN, False), (INF, False)])
+def test_only_the_shard_whose_logits_are_not_finite_says_so(spec, bad, record):
+    logits = torch.randn(5, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    logits[3, 50] = bad
+
+    choices = choose_sharded(spec, logits, 0, 3, record)
+
+    owner = [50 in shard_of(SHAPE, 3, shard).vocabulary for shard in range(3)].index(True)
+    bad_rows = [(~choice.own.isfinite()).nonzero().flatten().tolist() for choice in choices]
+    assert bad_rows == [[3] if shard == owner else [] for shard in range(3)]
 
 
 @pytest.mark.parametrize("spec", SETTINGS, ids=str)

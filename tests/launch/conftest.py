@@ -1,19 +1,21 @@
 """What tests that start ranks share."""
 
-import psutil
 import pytest
 
 from gpt_parallel.launch import fork_server, local
 from gpt_parallel.settings import make_settings
+from gpt_parallel.spec import FaultSpec
 from gpt_parallel.suite import Suite
-from tests import mutants
+from tests import mutants, processes
 
 
 @pytest.fixture
 def make_suite():
-    """make_suite(**settings): a small one on the CPU, without verification."""
+    """make_suite(fault, **settings): a small one on the CPU, without verification."""
     small = {"num_iterations": 2, "device": "cpu", "verify": False}
-    return lambda **settings: Suite(make_settings("smoke", small | settings))
+    return lambda fault=None, **settings: Suite(
+        make_settings("smoke", small | settings), fault=FaultSpec.parse(fault) if fault else None
+    )
 
 
 @pytest.fixture
@@ -36,11 +38,5 @@ def server_pid():
 
 
 @pytest.fixture
-def ranks_alive(server_pid):
-    """ranks_alive(): rank processes that this test process started."""
-
-    def find():
-        children = psutil.Process().children(recursive=True)
-        return [c for c in children if c.pid != server_pid() and "gpt_parallel.engine" in " ".join(c.cmdline())]
-
-    return find
+def ranks_alive():
+    return processes.ranks_alive

@@ -22,7 +22,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(capabilities))
         monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: f"GPU model {handle}")
-        monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: UUIDS[handle])
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: (*UUIDS, *range(3, 8))[handle])
         monkeypatch.setattr(pynvml, "nvmlDeviceGetCudaComputeCapability", lambda handle: capabilities[handle])
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -114,6 +114,7 @@ def test_visible_devices_are_read_as_cuda_reads_them(gpus, monkeypatch, visible,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     assert [gpu.name for gpu in devices.cuda_devices()] == [f"GPU model {index}" for index in expected]
+    assert [gpu.uuid for gpu in devices.cuda_devices()] == [UUIDS[index] for index in expected]
 
 
 def test_a_cpu_build_of_torch_uses_no_gpu(gpus):

@@ -33,7 +33,8 @@ def make_suite(tmp_path):
 
     yield make
     for suite in made:
-        suite._external.close()
+        if "external" in vars(suite.runner):
+            suite.runner.external.close()
 
 
 def ranks_alive():
@@ -77,10 +78,10 @@ def test_a_killed_rank_is_named_and_the_next_run_passes(make_suite):
             killed.append(alive[0])
             alive[0].kill()
 
-    suite._on_phase = kill
+    suite.runner.on_phase = kill
     with pytest.raises(LaunchError) as failure:
         suite.run(suite.spec("tensor_data_hybrid", 2))
-    suite._on_phase = None
+    suite.runner.on_phase = lambda rank, phase: None
 
     assert "ended, or its machine was cut off, without delivering a result in phase 'round" in str(failure.value)
     assert "logs of all ranks: " in str(failure.value)
@@ -97,7 +98,7 @@ def test_a_deadline_names_phases_and_shows_stacks(make_suite):
             stopped.append(alive[0])
             alive[0].suspend()
 
-    suite._on_phase = stop
+    suite.runner.on_phase = stop
     with pytest.raises(LaunchError) as failure:
         suite.run(suite.spec("tensor_data_hybrid", 2))
 
@@ -132,7 +133,7 @@ def test_a_launcher_that_starts_nothing_meets_the_deadline(make_suite):
 def test_strangers_at_the_door_do_no_harm(make_suite):
     suite = make_suite(f"{STARTER} srun {{num_gpus}}", verify=False)
     spec = suite.spec("pure_data_parallel", 2)
-    port = int(suite._external._reception.address.rpartition(":")[2])
+    port = int(suite.runner.external._reception.address.rpartition(":")[2])
     silent = socket.create_connection(("127.0.0.1", port))
     for words in (
         b"GET / HTTP/1.1\r\n\r\n",
@@ -186,7 +187,6 @@ def test_an_address_that_cannot_be_listened_on_is_refused_before_anything_runs(m
 
     with pytest.raises(SpecError, match=r"launcher address 192\.0\.2\.1:29401: cannot be listened on"):
         suite.spec("pure_data_parallel", 2)
-    suite.__dict__["_external"] = External.from_text("srun", HERE)  # for the fixture to close
 
 
 def test_times_of_other_clocks_are_shifted():

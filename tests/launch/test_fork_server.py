@@ -12,7 +12,6 @@ import pytest
 
 from gpt_parallel.launch import fork_server, local
 from gpt_parallel.launch.failure import LaunchError
-from tests import mutants
 from tests.processes import environment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,16 +19,16 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 import psutil
-from gpt_parallel.launch import local
 from gpt_parallel.settings import make_settings
+from gpt_parallel.spec import FaultSpec
 from gpt_parallel.suite import Suite
 
 def show(rank, phase):
     if (rank, phase) == (1, sys.argv[1]):
         print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
 
-local.WORKER = sys.argv[2]
-suite = Suite(make_settings("smoke", {"num_iterations": 1, "device": "cpu", "verify": False}), show)
+fault = FaultSpec.parse(sys.argv[2]) if sys.argv[2] else None
+suite = Suite(make_settings("smoke", {"num_iterations": 1, "device": "cpu", "verify": False}), show, fault)
 suite.run(suite.spec("pure_data_parallel", 2))
 eval(sys.argv[3])
 """
@@ -74,7 +73,7 @@ def test_ranks_hold_nothing_of_each_other_or_the_server(suite, server_pid, ranks
         if not held and phase.startswith("round 1"):
             held.extend([links(server_pid()), *(links(process.pid) for process in ranks_alive())])
 
-    suite._on_phase = look
+    suite.runner.on_phase = look
     run_two_ranks(suite)
 
     server, one, other = held
@@ -91,10 +90,10 @@ def test_a_server_killed_while_ranks_run_is_named_and_the_next_run_passes(suite,
             ranks.extend(ranks_alive())
             os.kill(server_pid(), signal.SIGKILL)
 
-    suite._on_phase = kill
+    suite.runner.on_phase = kill
     with pytest.raises(LaunchError) as failure:
         run_two_ranks(suite)
-    killed, suite._on_phase = server_pid(), None
+    killed, suite.runner.on_phase = server_pid(), None
 
     assert f"the process that starts ranks (pid {killed}) was killed by signal 9 (SIGKILL)" in str(failure.value)
     assert len(ranks) == 2
@@ -172,12 +171,12 @@ def test_a_server_that_never_gets_ready_meets_the_deadline(make_suite, server_pi
 
 def test_a_server_that_is_stuck_meets_the_deadline_and_the_next_run_passes(make_suite, server_pid, ranks_alive):
     run_two_ranks(make_suite())  # the server has torch by now
-    suite = make_suite(timeout_s=4)
-    suite._on_phase = lambda rank, phase: phase == "finish" and os.kill(server_pid(), signal.SIGSTOP)
+    suite = make_suite(timeout_s=12)
+    suite.runner.on_phase = lambda rank, phase: phase == "finish" and os.kill(server_pid(), signal.SIGSTOP)
 
-    with pytest.raises(LaunchError, match=r"within 4 s: .* was in phase 'finish'"):
+    with pytest.raises(LaunchError, match=r"within 12 s: .* was in phase 'finish'"):
         run_two_ranks(suite)
-    suite._on_phase = None
+    suite.runner.on_phase = lambda rank, phase: None
 
     assert ranks_alive() == []
     assert run_two_ranks(suite).outputs
@@ -191,18 +190,14 @@ def test_a_worker_that_cannot_be_imported_says_so(suite, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("end", "worker", "phase"),
-    [
-        ("killed", "tests.mutants", "warm up"),
-        ("sys.exit()", "gpt_parallel.engine.worker", "round 1 of 1"),
-        ("os._exit(0)", "gpt_parallel.engine.worker", "round 1 of 1"),
-    ],
+    ("end", "fault", "phase"),
+    [("killed", "round:1:hang", "warm up"), ("sys.exit()", "", "round 1 of 1"), ("os._exit(0)", "", "round 1 of 1")],
 )
-def test_nothing_outlives_the_process_that_launches(end, worker, phase):
+def test_nothing_outlives_the_process_that_launches(end, fault, phase):
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, phase, worker, end],
+        [sys.executable, "-c", SCRIPT, phase, fault, end],
         cwd=ROOT,
-        env=environment(**{mutants.VARIABLE: mutants.hang_on_rank_1.__name__}),
+        env=environment(),
         stdout=subprocess.PIPE,
     ) as parent:
         processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]

@@ -44,7 +44,7 @@ def test_same_file_names_are_told_apart_by_their_paths(tmp_path):
     [
         (json.dumps(document(bench()))[:-40], "not valid JSON, perhaps truncated"),
         ("", "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
+        ("[" * 100_000, "nested deeper than 64 levels"),
         ("[]", "no list of benchmarks"),
         ('{"benchmarks": {}}', "no list of benchmarks"),
         ('{"benchmarks": [7]}', "benchmarks 0: not a pytest-benchmark entry"),
@@ -86,6 +86,74 @@ def test_impossible_figures_are_refused(field, value, save):
 
     with pytest.raises(ReportError, match=field):
         load_run(save("run", document(broken)))
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (2, "1gpu.: schema_version 2 was made by a newer gpt_parallel, this one reads 1; use that version"),
+        (0, "1gpu.: schema_version 0 is not one that this gpt_parallel reads"),
+        (None, "1gpu.: has no schema_version"),
+    ],
+)
+def test_cases_of_other_schemas_are_refused_by_name(version, message, save):
+    broken = bench()
+    broken["extra_info"] |= {"schema_version": version, "launches": "changed since then"}
+
+    with pytest.raises(ReportError, match=message) as failure:
+        load_run(save("run", document(broken)))
+    assert str(failure.value).startswith(str(save("run", {})))
+    assert len(failure.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_gpus", "1"), ("rounds", True), ("git_dirty", "no"), ("launches", {}), ("model", "\ud800")],
+)
+def test_nothing_is_taken_for_what_it_is_not(field, value, save):
+    broken = bench()
+    broken["extra_info"][field] = value
+
+    with pytest.raises(ReportError, match=r"run\.json: benchmarks test_generation\[pure_data_parallel-1gpu\]: "):
+        load_run(save("run", document(broken)))
+
+
+@pytest.mark.parametrize("changes", [{"name": 5}, {"fullname": None}, {"name": ["x"]}])
+def test_names_are_texts(changes, save):
+    with pytest.raises(ReportError, match="not a pytest-benchmark entry"):
+        load_run(save("run", document(bench() | changes)))
+
+
+@pytest.mark.parametrize(
+    ("ours", "message"),
+    [
+        ([], "gpt_parallel must be an object"),
+        (None, "gpt_parallel must be an object"),
+        ({"not_run": {}}, "not_run must be a list"),
+        ({"not_run": ""}, "not_run must be a list"),
+        ({"not_run": [{"case": "a", "outcome": "passed", "reason": ""}]}, "not_run 0: outcome = 'passed'"),
+    ],
+)
+def test_what_was_not_run_is_not_lost(ours, message, save):
+    with pytest.raises(ReportError, match=message):
+        load_run(save("run", document(bench(), gpt_parallel=ours)))
+
+
+def test_no_part_of_a_file_is_a_file(tmp_path):
+    whole = json.dumps(document(bench())).encode()
+    path = tmp_path / "run.json"
+
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ReportError, match=r"run\.json: not valid JSON, perhaps truncated"):
+            load_run(path)
+
+
+def test_many_cases_with_one_twice_are_looked_at_once(save):
+    plain = [{"name": "t", "fullname": f"t{index}", "stats": stats([0.1])} for index in range(20_000)]
+
+    with pytest.raises(ReportError, match="case 't19999' is there twice"):
+        load_run(save("run", document(*plain, plain[-1])))
 
 
 def test_what_users_add_to_extra_info_is_left_alone(saved):

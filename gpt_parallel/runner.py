@@ -1,0 +1,104 @@
+"""Launches jobs as the settings say: here or by a launcher, with the devices claimed and the GPUs watched meanwhile."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import NamedTuple
+
+from gpt_parallel.launch.claims import claim_devices
+from gpt_parallel.launch.external import External
+from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.launch.gpu_sampler import gpu_sampler
+from gpt_parallel.launch.local import launch
+from gpt_parallel.launch.watch import Observer, OnPhase
+from gpt_parallel.readings import GpuTelemetry
+from gpt_parallel.result import RankReport, TokenScore
+from gpt_parallel.settings import Settings
+from gpt_parallel.spec import FaultSpec, Job, JobKind, RunSpec
+from gpt_parallel.verify import TOLERANCES, Records, records_of
+
+
+class Run(NamedTuple):
+    """What a case's launch left. `spec` says what it turned out to be; `no_energy` why there would be none."""
+
+    spec: RunSpec
+    ranks: tuple[RankReport, ...]
+    gpus: tuple[GpuTelemetry, ...]
+    no_energy: str
+
+
+class Runner:
+    """The launches of a suite. A single-device reference is made on this machine, whatever starts the cases."""
+
+    def __init__(self, settings: Settings, on_phase: OnPhase | None) -> None:
+        self._settings = settings
+        self.on_phase: OnPhase = on_phase or (lambda rank, phase: None)
+        self._references: dict[str, Records | LaunchError] = {}
+
+    @cached_property
+    def external(self) -> External | None:
+        """The user's launcher. Raises SpecError if it is not there or its address cannot be listened on."""
+        settings = self._settings
+        return External.from_text(settings.launcher, settings.launcher_address) if settings.launcher else None
+
+    def run(self, spec: RunSpec) -> Run:
+        """Launch a case. Raises LaunchError, and SpecError if its devices are busy and that is not to be waited for."""
+        job, elsewhere = Job(kind=JobKind.GENERATE, spec=spec), self.external is not None
+        with _naming(spec.execution.fault), gpu_sampler(spec.execution, spec.num_gpus, elsewhere=elsewhere) as sampler:
+            if self.external is not None:
+                ranks = self.external.launch(job, on_phase=self.on_phase)
+            else:
+                ranks = self._launch(job, self.on_phase, sampler)
+            gpus = sampler.telemetry(ranks)
+        if any(rank.oversubscribed for rank in ranks):
+            spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"oversubscribed": True})})
+        return Run(spec, ranks, gpus, sampler.reason)
+
+    def reference(self, spec: RunSpec) -> Records:
+        """What one device generates for this work, made at the first need; a failure is kept too, not tried again."""
+        single = spec.single_device()
+        key = single.model_dump_json()
+        if key not in self._references:
+            try:
+                self._references[key] = records_of(self._launch_single(Job(kind=JobKind.GENERATE, spec=single)))
+            except LaunchError as error:
+                self._references[key] = error
+        found = self._references[key]
+        if isinstance(found, LaunchError):
+            raise LaunchError(str(found), out_of_memory=found.out_of_memory)
+        return found
+
+    def score(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Sequence[TokenScore]:
+        """What the reference thinks of a run's tokens."""
+        tolerance = TOLERANCES[spec.execution.dtype]
+        job = Job(kind=JobKind.SCORE, spec=spec.single_device(), tokens_to_score=dict(tokens), tolerance=tolerance)
+        return self._launch_single(job)[0].scores
+
+    def _launch_single(self, job: Job) -> tuple[RankReport, ...]:
+        try:
+            return self._launch(job, lambda rank, phase: self.on_phase(rank, f"reference: {phase}"))
+        except LaunchError as error:
+            message = f"the single-device reference run: {error}"
+            raise LaunchError(message, out_of_memory=error.out_of_memory) from error
+
+    def _launch(self, job: Job, on_phase: OnPhase, observer: Observer | None = None) -> tuple[RankReport, ...]:
+        spec, when_busy = job.spec, self._settings.when_busy
+        with claim_devices(spec.execution, spec.num_gpus, when_busy, lambda text: on_phase(0, text)) as cores:
+            return launch(job, on_phase=on_phase, observer=observer, cores=cores)
+
+
+def asked_for(fault: FaultSpec | None) -> str:
+    """What messages say of a run that was given a fault."""
+    return "" if fault is None else f" (fault injected: {fault})"
+
+
+@contextmanager
+def _naming(fault: FaultSpec | None) -> Iterator[None]:
+    """A failed launch's first line says so if it was asked for."""
+    try:
+        yield
+    except LaunchError as error:
+        if fault is None:
+            raise
+        head, end, rest = str(error).partition("\n")
+        raise LaunchError(head + asked_for(fault) + end + rest, out_of_memory=error.out_of_memory) from error

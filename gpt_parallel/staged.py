@@ -1,0 +1,55 @@
+"""Files that change together or not at all: a disk that is full at the third leaves all of them as they were."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+class StagedFiles:
+    """Enter it, `write` files, and they take their names when the block ends well; else nothing has changed."""
+
+    def __init__(self) -> None:
+        self._staged: dict[Path, Path] = {}
+        self._to_remove: list[Path] = []
+
+    def write(self, path: Path, content: str | bytes) -> None:
+        """On disk under a name of its own when this returns; raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        self._staged[path] = temporary
+        with temporary.open("xb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def remove(self, path: Path) -> None:
+        """Have an old file go, unless it is written anew."""
+        self._to_remove.append(path)
+
+    @property
+    def paths(self) -> list[Path]:
+        return list(self._staged)
+
+    def __enter__(self) -> "StagedFiles":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            for temporary in self._staged.values():
+                temporary.unlink(missing_ok=True)
+
+    def _commit(self) -> None:
+        for path, temporary in self._staged.items():
+            temporary.replace(path)
+        for path in self._to_remove:
+            if path not in self._staged:
+                path.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """The file's old content or the new, never a part. Raises OSError."""
+    with StagedFiles() as staged:
+        staged.write(path, content)
