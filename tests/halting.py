@@ -21,7 +21,7 @@ from tests.processes import environment
 ROOT = Path(__file__).parent.parent
 SMOKE = ("--gpt-preset", "smoke", "--gpt-device", "cpu", "--gpt-num-iterations", "1")
 LIMITED = "GPT_PARALLEL_TEST_LIMITED"  # "PART OF A CASE'S NAME:SECONDS:METHOD"
-_DEADLINE_S = 100
+_DEADLINE_S = 180
 
 
 def pytest_collection_modifyitems(items):

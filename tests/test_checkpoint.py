@@ -451,10 +451,14 @@ def test_weights_are_read_once_until_they_change(tiny_checkpoint, caplog):
         resolve_model(str(directory), "checkpoint")
     assert caplog.text.count("looking for weights that are not finite") == 1
 
-    convert(directory / "model.safetensors", "F32", 0x7F80_0000)
+    path = directory / "model.safetensors"
+    raw, before = path.read_bytes(), path.stat()
+    path.write_bytes(raw[:-4] + np.float32("nan").tobytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
     assert "holds NaN" in refusal(directory)
-    assert "holds NaN" in refusal(directory)
+    assert "holds NaN" in refusal(directory), "what was found is remembered, too"
+    assert caplog.text.count("looking for weights that are not finite") == 2
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\ud800", "~nobody-of-this-name/x", "/" + "x/" * 3000, ""])

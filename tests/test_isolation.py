@@ -22,7 +22,7 @@ from gpt_parallel.report.load import load_run
 from gpt_parallel.report.render import write_report
 from gpt_parallel.result import write_atomically
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import MeshSpec, SpecError
+from gpt_parallel.spec import FaultSpec, MeshSpec, SpecError
 from gpt_parallel.strategies import STRATEGIES, Strategy
 from gpt_parallel.suite import Suite
 from gpt_parallel.text import slug
@@ -242,26 +242,27 @@ class TestSockets:
     @pytest.mark.parametrize("num_gpus", [2, 4])
     @pytest.mark.parametrize("backend", ["shm", "gloo"])
     def test_nothing_listens_where_others_can_reach_it(self, backend, num_gpus):
-        """Neither ranks nor the server that forks them nor their launcher, in any phase."""
+        """Neither ranks nor the server that forks them nor their launcher; one rank hangs, so that all can be seen."""
         if backend == "shm" and os.uname().machine != "x86_64":
             pytest.skip("shared memory is for x86-64")
-        found, phases = set(), {}
+        found, last = [], num_gpus - 1
+        for fault, phase in (("load", "load weights"), ("decode", "round 1 of 3"), ("finish", "finish")):
 
-        def look(rank, phase):
-            server = fork_server._current.pid
-            ranks = _children(server)
-            phases[phase] = len(ranks)
-            for pid in (os.getpid(), server, *ranks):
-                with suppress(FileNotFoundError, ProcessLookupError):  # it ends while it is looked at
-                    found.update(listening_addresses(pid))
+            def look(rank, entered, phase=phase):
+                if (rank, entered) == (last, phase):
+                    server = fork_server._current.pid
+                    ranks = _children(server)
+                    assert len(ranks) == num_gpus
+                    found.append({a for pid in (os.getpid(), server, *ranks) for a in listening_addresses(pid)})
+                    raise KeyboardInterrupt
 
-        suite = Suite(make_settings("smoke", SMOKE | {"backend": backend, "num_iterations": 15}), look)
-        suite.run(suite.spec("full_model_parallel" if num_gpus == 4 else "pipeline_data_hybrid", num_gpus))
+            settings = make_settings("smoke", SMOKE | {"backend": backend, "num_iterations": 3})
+            suite = Suite(settings, look, FaultSpec.parse(f"{fault}:{last}:hang"))
+            with pytest.raises(KeyboardInterrupt):
+                suite.run(suite.spec("full_model_parallel" if num_gpus == 4 else "pipeline_data_hybrid", num_gpus))
 
-        assert [str(address) for address in found if not address.is_loopback] == []
-        assert list(phases.values()).count(num_gpus) > 2, "phases in which all ranks were looked at"
-        if backend == "gloo":
-            assert found, "it listens on the loopback interface"
+        assert [str(address) for addresses in found for address in addresses if not address.is_loopback] == []
+        assert [bool(addresses) for addresses in found] == [backend == "gloo"] * 3, "on the loopback interface"
 
 
 def _children(pid):

@@ -313,7 +313,8 @@ def test_the_report_is_there_by_itself_and_says_what_is_missing(reported_run):
     assert str(report / "report.html") in printed
     written = {path.name for path in report.iterdir()}
     assert written == {
-        *("benchmarks.json", "charts", "performance_report.txt", "performance_summary.csv", "report.html", "report.md")
+        *("benchmarks.json", "charts", "performance_report.txt", "performance_summary.csv", "report.html", "report.md"),
+        "session.jsonl",
     }
     text = (report / "performance_report.txt").read_text()
     assert "Skipped: test_skipped (not today)." in text

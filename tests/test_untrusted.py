@@ -54,7 +54,7 @@ def test_a_device_that_never_ends_is_refused(refusal, tmp_path):
     assert "cannot be read (is a device, not a regular file)" in refusal(tmp_path / "zero")
 
 
-def test_a_file_without_end_is_refused_before_it_is_read(refusal, tmp_path):
+def test_a_file_that_is_too_large_is_refused(refusal, tmp_path):
     path = tmp_path / "large"
     path.touch()
     os.truncate(path, 1 << 40)

@@ -1,6 +1,5 @@
 """Reads pytest-benchmark JSON (version 4 or later), ours and anybody's, or refuses it by name."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -192,8 +191,15 @@ def _read_case(entry: dict[str, Any]) -> Case:
 def _read_summary(extra: dict[str, Any]) -> CaseSummary:
     if problem := schema_problem(extra.get("schema_version")):
         raise SpecError(problem)
-    known = {name: value for name, value in extra.items() if name in CaseSummary.model_fields}
-    return CaseSummary.model_validate_json(json.dumps(known), strict=True)  # strict: "4" is not a number
+    known = {name: _as_tuples(value) for name, value in extra.items() if name in CaseSummary.model_fields}
+    return CaseSummary.model_validate(known, strict=True)  # strict: "4" is not a number
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON's lists as what strict validation asks for."""
+    if isinstance(value, dict):
+        return {name: _as_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _string(value: Any) -> str:

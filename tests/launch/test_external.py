@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from gpt_parallel.launch import external
-from gpt_parallel.launch.external import External, on_clock
+from gpt_parallel.launch.external import on_clock
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.result import BatchTimeline, RankReport, RoundReport
 from gpt_parallel.settings import make_settings
