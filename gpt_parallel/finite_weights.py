@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_parallel.spec import SpecError
+from gpt_parallel.text import plain
 
 # The number type's bits that are all set in NaN and infinities alone (IEEE 754; bfloat16 is float32's upper half).
 _EXPONENTS = {
@@ -42,7 +43,7 @@ def check_finite(path: Path, spans: Iterable[Span]) -> None:
 
 @lru_cache(maxsize=64)
 def _first_not_finite(path: Path, state: tuple[int, int, int], spans: tuple[Span, ...]) -> str | None:
-    _logger.info("%s: looking for weights that are not finite, in %.2f GB", path, state[0] / 1e9)
+    _logger.info("%s: looking for weights that are not finite, in %.2f GB", plain(path), state[0] / 1e9)
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     with path.open("rb") as stream:
         return next((span.tensor for span in spans if not _is_finite(stream, span, buffer)), None)

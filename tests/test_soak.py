@@ -101,7 +101,7 @@ class Soak:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_nothing_finished_is_lost_in_a_hundred_kills(tmp_path):
     begin = time.monotonic()
     soak = Soak(tmp_path)
