@@ -1,17 +1,22 @@
 """The machine and the code a result came from."""
 
+import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 from gpt_parallel import __version__
 from gpt_parallel.launch.devices import available_cores, cpu_name, cuda_devices
+from gpt_parallel.models import resolve_model
 from gpt_parallel.redact import redact
 from gpt_parallel.result import Environment, RankReport
+from gpt_parallel.settings import Settings
+from gpt_parallel.spec import SpecError
 
 # What of the environment is recorded: nothing else of it reaches a result. Names, not prefixes: a library may put a
 # credential or a host's address under a new name any day. Ranks' threads are in their own reports.
@@ -36,8 +41,12 @@ RECORDED_VARIABLES = (
 )
 
 
+# Of a model's directory, beside its weights: what they are taken for.
+_MODEL_FILES = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
+
+
 def describe_environment(ranks: Sequence[RankReport]) -> Environment:
-    commit, dirty = _git_state()
+    commit, dirty = _git_state(_here())
     return Environment(
         gpt_parallel=__version__,
         torch=ranks[0].torch_version,
@@ -49,13 +58,12 @@ def describe_environment(ranks: Sequence[RankReport]) -> Environment:
         hostname=platform.node(),
         git_commit=commit,
         git_dirty=dirty,
-        variables={name: redact(os.environ[name]) for name in RECORDED_VARIABLES if name in os.environ},
+        variables=_variables(),
     )
 
 
 def describe_machine() -> dict[str, str]:
-    """What must not change while figures for one table are measured: machine, torch and code."""
-    commit, dirty = _git_state()
+    """What must not change while figures for one table are measured: machine, torch, code and variables."""
     return {
         "hostname": platform.node(),
         "processor": cpu_name(),
@@ -63,14 +71,56 @@ def describe_machine() -> dict[str, str]:
         "gpus": ", ".join(gpu.name for gpu in cuda_devices()),
         "torch": version("torch"),
         "gpt_parallel": __version__,
-        "commit": f"{commit or ''}{' with changes' if dirty else ''}",
+        "code": _describe_code(_here()),
+        **_variables(),
     }
 
 
-@lru_cache(maxsize=1)
-def _git_state() -> tuple[str | None, bool | None]:
+def describe_weights(settings: Settings) -> dict[str, str]:
+    """A line for each file that the model is read from; none for a model that cannot be had, as running it will say."""
+    try:
+        model = resolve_model(settings.model, settings.weights, settings.weights_seed, offline=settings.offline)
+    except SpecError:
+        return {}
+    if model.directory is None:
+        return {}
+    paths = [Path(model.directory, name) for name in (*model.files, *_MODEL_FILES)]
+    states = {path.name: path.stat() for path in paths if path.exists()}
+    return {f"file {name}": f"{state.st_size} bytes of {state.st_mtime_ns}" for name, state in states.items()}
+
+
+def _variables() -> dict[str, str]:
+    return {name: redact(os.environ[name]) for name in RECORDED_VARIABLES if name in os.environ}
+
+
+def _describe_code(here: Path) -> str:
+    """The checkout's commit and what differs from it; for an installed copy what its files hold."""
+    commit, dirty = _git_state(here)
+    if commit is None:
+        return f"files {_digest(path.read_bytes() for path in sorted(here.rglob('*.py')))}"
+    return f"commit {commit}" + (f" with changes {_digest(_changes(here))}" if dirty else "")
+
+
+def _changes(here: Path) -> Iterator[bytes]:
+    command = ["git", "-C", str(here), "diff", "--binary", "--no-ext-diff", "--no-textconv", "HEAD"]
+    with suppress(OSError, subprocess.SubprocessError):
+        yield subprocess.run(command, capture_output=True, timeout=10, check=True).stdout
+
+
+def _digest(contents: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for content in contents:
+        found.update(hashlib.sha256(content).digest())
+    return found.hexdigest()[:16]
+
+
+def _here() -> Path:
+    return Path(__file__).parent
+
+
+@lru_cache(maxsize=4)
+def _git_state(here: Path) -> tuple[str | None, bool | None]:
     """Commit and dirty flag of the checkout this package runs from; None for an installed copy."""
-    here = Path(__file__).parent
     if _git(here, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None
     status = _git(here, "status", "--porcelain", "--untracked-files=no")
@@ -79,7 +129,7 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 def git_branch() -> str | None:
     """The branch of that checkout; None if there is none, or no branch."""
-    return _git(Path(__file__).parent, "symbolic-ref", "--short", "--quiet", "HEAD")
+    return _git(_here(), "symbolic-ref", "--short", "--quiet", "HEAD")
 
 
 def _git(directory: Path, *arguments: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Ctrl-C counts once: those that follow must not cut short how ranks are stopped and results are kept."""
+"""Ctrl-C counts once, and not at all for a moment: how ranks are stopped and results are kept is not cut short."""
 
 import math
 import signal
@@ -54,3 +54,29 @@ def _is_main_thread() -> bool:
 
 def _is_ours() -> bool:
     return isinstance(signal.getsignal(signal.SIGINT), _OneInterrupt)
+
+
+_DELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that would raise or end (Ctrl-C, a test's time limit) take effect when the block is left.
+
+    By handlers and not by a mask: a mask is one thread's, and the kernel would give the signal to another.
+    """
+    if not _is_main_thread():
+        yield  # Python raises in the main thread only
+        return
+    held: list[int] = []
+    # A handler that is not Python's is left alone: it does not raise.
+    before = {number: handler for number in _DELAYED if (handler := signal.getsignal(number)) is not None}
+    for number in before:
+        signal.signal(number, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in dict.fromkeys(held):
+            signal.raise_signal(each)

@@ -20,14 +20,17 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 from typing_extensions import Self
 
-from gpt_parallel.environment import describe_machine
+from gpt_parallel.environment import describe_machine, describe_weights
+from gpt_parallel.prompts import MAX_FILE_BYTES
 from gpt_parallel.redact import redact_tree
 from gpt_parallel.result import CaseSummary, RunResult
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import Frozen, SpecError
 from gpt_parallel.staged import replace_file
+from gpt_parallel.untrusted import parse_json, read_whole
 
 FILE_NAME = "matrix.jsonl"
+MAX_BYTES = 1 << 30
 _END = {"kind": "end"}
 Kind = Literal["matrix", "session"]
 
@@ -68,10 +71,9 @@ def make_header(kind: Kind, settings: Settings) -> Header:
     free = _FREE | {"batch_size"} if kind == "matrix" else _FREE
     fixed = settings.model_dump(mode="json", exclude=free)
     if settings.prompts not in ("builtin", "random"):
-        try:
-            fixed["prompts_sha256"] = hashlib.sha256(Path(settings.prompts).read_bytes()).hexdigest()
-        except OSError as error:
-            raise SpecError(f"prompts file {settings.prompts}: cannot be read ({error.strerror})") from error
+        content = read_whole(Path(settings.prompts), MAX_FILE_BYTES, "prompts file")
+        fixed["prompts_sha256"] = hashlib.sha256(content).hexdigest()
+    fixed.update(describe_weights(settings))
     return redact_tree(Header(kind=kind, settings=fixed, machine=describe_machine()))
 
 
@@ -96,11 +98,12 @@ class Journal:
     def __init__(
         self, path: Path, header: Header, *, resume: bool, force: bool = False, keep_as: Path | None = None
     ) -> None:
-        """An unfinished journal that is not to be resumed goes to `keep_as` (`num_kept` cells) or is an error.
+        """An unfinished journal that is not to be resumed goes to `keep_as`, or to a like name that is free, or is an
+        error; then `kept` says where it is, and `num_kept` how many cells are in it.
 
-        Raises SpecError if the file cannot be used, is of other runs, or would be lost.
+        Raises SpecError if the file cannot be used, is of other runs, or would be lost; it is as it was then.
         """
-        self.path, self.num_kept = path, 0
+        self.path, self.num_kept, self.kept = path, 0, path
         self.finished: dict[str, Finished] = {}
         self._words = _WORDS[header.kind]
         try:
@@ -128,50 +131,53 @@ class Journal:
             ) from error
 
     def _open(self, header: Header, resume: bool, force: bool, keep_as: Path | None) -> None:
-        lines = [] if force else self._read()
-        if lines and lines[0].get("kind") != header.kind:
+        content = b"" if force else self._content()
+        end = content.rfind(b"\n") + 1  # what follows was cut off
+        lines = self._parse(content[:end])
+        if lines[0].get("kind") != header.kind if lines else not _may_be_cut_off(content, header):
             raise SpecError(f"{self.path} is not a {header.kind} journal; {self._words.elsewhere}")
         if resume and lines:
             self._check_header(lines[0], header)
             self.finished = {cell.cell: cell for cell in self._cells(lines)}
+            os.ftruncate(self._file, end)
             return
         if len(lines) > 1 and lines[-1] != _END:
-            self._put_aside(lines, keep_as)
+            self._put_aside(content, lines, keep_as)
         os.ftruncate(self._file, 0)
         self._append(header.model_dump(mode="json"))
         self._sync_directory()
 
-    def _put_aside(self, lines: list[dict[str, Any]], keep_as: Path | None) -> None:
+    def _put_aside(self, content: bytes, lines: list[dict[str, Any]], keep_as: Path | None) -> None:
         num_finished = len({line.get("cell") for line in lines if line.get("kind") == "cell"})
         if keep_as is None:
             raise SpecError(
                 f"journal {self.path} has {num_finished} finished cells of an interrupted {self._words.writer}; "
                 "go on with --resume, or start over with --force"
             )
-        replace_file(keep_as, self._content())
-        self.num_kept = num_finished
+        self.kept, self.num_kept = _free_name(keep_as), num_finished
+        replace_file(self.kept, content)
 
     def _content(self) -> bytes:
+        """Of the open file, for another one may have its name by now."""
+        size = os.fstat(self._file).st_size
+        if size > MAX_BYTES:
+            raise SpecError(
+                f"journal {self.path}: larger than {MAX_BYTES} bytes, the most that is read; {self._words.anew}"
+            )
         os.lseek(self._file, 0, os.SEEK_SET)
         with open(self._file, "rb", closefd=False) as stream:
-            return stream.read()
+            return stream.read(size)
 
-    def _read(self) -> list[dict[str, Any]]:
-        """Whole lines; what follows the last of them was cut off and is removed."""
-        content = self._content()
-        end = content.rfind(b"\n") + 1
+    def _parse(self, content: bytes) -> list[dict[str, Any]]:
         lines = []
-        for number, line in enumerate(content[:end].splitlines(), start=1):
+        for number, line in enumerate(content.splitlines(), start=1):
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise SpecError(
-                    f"journal {self.path}:{number}: not valid JSON ({error}); {self._words.anew}"
-                ) from error
+                value = parse_json(line)
+            except ValueError as error:
+                raise SpecError(f"journal {self.path}:{number}: {error}; {self._words.anew}") from error
             if not isinstance(value, dict):
                 raise SpecError(f"journal {self.path}:{number}: not an object; {self._words.anew}")
             lines.append(value)
-        os.ftruncate(self._file, end)
         return lines
 
     def _check_header(self, line: Mapping[str, Any], header: Header) -> None:
@@ -248,3 +254,19 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _may_be_cut_off(content: bytes, header: Header) -> bool:
+    """Whether a file without a whole line is what a crash has left of such a journal's header, or empty."""
+    line = json.dumps(header.model_dump(mode="json")).encode()
+    begin = line[: line.index(b'"settings"')]
+    return content[: len(begin)] == begin[: len(content)]
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or one like it with a number that nothing has: what is put aside replaces nothing."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free

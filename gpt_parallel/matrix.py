@@ -114,7 +114,7 @@ class Matrix:
             return Finished(cell=cell.name, outcome="skipped", reason="; ".join(error.problems))
         try:
             summary = summarise([suite.run(spec) for _ in range(self._settings.launches)])
-        except (LaunchError, VerificationError) as error:
+        except (SpecError, LaunchError, VerificationError) as error:  # SpecError: its devices are busy, for one
             outcome = "oom" if isinstance(error, LaunchError) and error.out_of_memory else "failed"
             return Finished(cell=cell.name, outcome=outcome, reason=str(error), seconds=time.monotonic() - begin)
         return Finished(cell=cell.name, outcome="passed", seconds=time.monotonic() - begin, summary=summary)

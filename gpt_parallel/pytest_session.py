@@ -22,7 +22,8 @@ from gpt_parallel.spec import RunSpec, SpecError
 from gpt_parallel.table import render_table
 
 JOURNAL, KEPT_JOURNAL = "session.jsonl", "session.previous.jsonl"
-_FREE = {"execution": {"timeout_s", "log_dir"}}  # of a spec: what does not change the measured work
+# Of a spec: what does not change the measured work, and what is known only when ranks have met.
+_FREE = {"execution": {"timeout_s", "log_dir", "oversubscribed"}}
 
 
 class SessionKeeper:
@@ -35,13 +36,14 @@ class SessionKeeper:
         self._expected: list[pytest.Item] = []
         self._measured: dict[str, Sequence[RunResult]] = {}  # what the journal does not have yet
         self._reached: set[str] = set()
+        self._replayed: set[str] = set()
         self._ended_by = ""
         self._notes: list[str] = []
-        self._shown = False
+        self._is_resumed = self._shown = False
 
     def begin(self, items: Sequence[pytest.Item], *, resume: bool) -> list[str]:
         """Open the journal for these cases; what to tell about it. Raises SpecError where it cannot be."""
-        self._expected = list(items)
+        self._expected, self._is_resumed = list(items), resume
         if self._directory is None:
             return []
         path, kept = self._directory / JOURNAL, self._directory / KEPT_JOURNAL
@@ -57,10 +59,10 @@ class SessionKeeper:
         if resume:
             self._journal.forget("failed", "oom", "skipped")
             count = sum(self.has(item.nodeid) for item in items)
-            notes.append(f"{count} of {len(items)} cases come from {path} and are not launched again")
+            notes.append(f"going on with {path}, which has {count} of {len(items)} cases")
         if num_kept := self._journal.num_kept:
             notes.append(
-                f"a session that did not end has {num_kept} finished cases, now in {kept}; "
+                f"a session that did not end has {num_kept} finished cases, now in {self._journal.kept}; "
                 "--gpt-resume would have gone on with them"
             )
         return notes
@@ -76,6 +78,7 @@ class SessionKeeper:
         results = self._journal.finished[redact(item.nodeid)].results
         if spec is not None and any(not _is_same_work(result.spec, spec) for result in results):
             return ()
+        self._replayed.add(item.nodeid)
         self.record.resumed.append(item.name)
         return results
 
@@ -104,7 +107,7 @@ class SessionKeeper:
 
     def _passed(self, item: pytest.Item) -> Finished | None:
         results = self._measured.get(item.nodeid, ())
-        if not results or not results[0].figures.round_seconds or self.has(item.nodeid):
+        if not results or not results[0].figures.round_seconds or item.nodeid in self._replayed:
             return None
         return Finished(cell=item.nodeid, outcome="passed", results=tuple(results))
 
@@ -133,6 +136,8 @@ class SessionKeeper:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Before pytest-benchmark writes its own file, which may fail."""
+        if self._is_resumed:
+            self._note_what_was_kept()
         self._note_what_is_missing(session)
         if not self._write_report() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -143,6 +148,10 @@ class SessionKeeper:
         finally:
             if not self._shown:
                 self._say(session.config.pluginmanager.get_plugin("terminalreporter"))
+
+    def _note_what_was_kept(self) -> None:
+        counts = f"{len(self._replayed)} of {len(self._expected)}"
+        self._notes.append(f"{counts} cases come from an earlier session and were not launched again")
 
     def _note_what_is_missing(self, session: pytest.Session) -> None:
         ended_by = self._ended_by or str(session.shouldfail or session.shouldstop or "it ended early")

@@ -34,6 +34,10 @@ _SECRET_NAME = re.compile(
 _NOT_SECRET_NAME = re.compile(r"_(?:PATH|FILE|DIR|DIRECTORY|HOME|SOCK|LIMIT|MODE|TYPE)$")  # where, not what
 _PASSWORD_IN_URL = re.compile(r"://[^\s/?#@:]*:([^\s/?#]+)@")
 
+# Without a boundary a text of many beginnings is read to its end from each of them.
+_BEGINS = r"(?:(?<![A-Za-z0-9_-]eyJ)|(?<=\\[nrt]eyJ))"
+_KEY, _OF_KEYS = r"(?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?", r"[A-Za-z0-9+/=:,\s\\]"
+
 # A list of alternatives that all begin with fixed characters: re then looks for these before it tries any.
 _SHAPES = (
     r"hf_[A-Za-z0-9]{16,}",
@@ -43,10 +47,14 @@ _SHAPES = (
     r"xox[abeprs]-[A-Za-z0-9-]{10,}",
     r"sk-[A-Za-z0-9_-]{20,}",
     r"A(?:KIA|SIA)[A-Z0-9]{16}",
-    r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?",
+    r"AIza[A-Za-z0-9_-]{35}",
+    rf"eyJ{_BEGINS}[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]{{8,}}(?:\.[A-Za-z0-9_-]*)?",
+    # As far as there is a key: its end may have been cut off.
+    rf"-----BEGIN {_KEY}-----{_OF_KEYS}*(?:-{_OF_KEYS}+)*(?:-----END {_KEY}-----)?",
 )
 _KEPT_SHAPES = (
-    r"(?P<bearer>[Bb](?:earer|EARER)\s{1,8})[A-Za-z0-9._~+/=-]{8,}",
+    r"(?P<scheme>[Bb](?:earer|EARER)\s{1,8}|[Aa](?:uthorization|UTHORIZATION)\W{1,8}[Bb](?:asic|ASIC)\s{1,8})"
+    r"[A-Za-z0-9._~+/=-]{8,}",
     r"(?P<url>://)[^\s/?#\"'<>\\]+@",
 )
 
@@ -64,7 +72,8 @@ def redact(text: str) -> str:
 def redact_tree(value: Value) -> Value:
     """The same for every text in lists, tuples, mappings (their keys too) and pydantic models.
 
-    A model's literals are left alone: its own words are no secrets, whatever a variable holds.
+    A model's literals and the keys of its mappings are left alone: our own words are no secrets, whatever a variable
+    holds.
     """
     return _tree(_current_pattern(), value)
 
@@ -91,8 +100,8 @@ def _replace(match: re.Match[str]) -> str:
     match match.lastgroup:
         case "home":
             return "~"
-        case "bearer":
-            return match["bearer"] + _HIDDEN
+        case "scheme":
+            return match["scheme"] + _HIDDEN
         case "url":
             return f"://{_HIDDEN}@"
     return _HIDDEN
@@ -105,7 +114,7 @@ def _tree(pattern: re.Pattern[str], value: Value) -> Value:
     elif isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
         texts = {name: getattr(value, name) for name, field in fields if get_origin(field.annotation) is not Literal}
-        changed = value.model_copy(update={name: _tree(pattern, text) for name, text in texts.items()})
+        changed = value.model_copy(update={name: _field(pattern, text) for name, text in texts.items()})
     elif isinstance(value, Mapping):
         changed = {_tree(pattern, key): _tree(pattern, item) for key, item in value.items()}
     elif isinstance(value, list):
@@ -113,6 +122,12 @@ def _tree(pattern: re.Pattern[str], value: Value) -> Value:
     elif isinstance(value, tuple):
         changed = tuple(_tree(pattern, item) for item in value)
     return changed  # type: ignore[return-value]
+
+
+def _field(pattern: re.Pattern[str], value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _tree(pattern, item) for key, item in value.items()}
+    return _tree(pattern, value)
 
 
 def _current_pattern() -> re.Pattern[str]:

@@ -1,7 +1,7 @@
 """Launches jobs as the settings say: here or by a launcher, with the devices claimed and the GPUs watched meanwhile."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ from gpt_parallel.result import RankReport, TokenScore
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import FaultSpec, Job, JobKind, RunSpec
 from gpt_parallel.verify import TOLERANCES, Records, records_of
+
+_MAX_REFERENCE_TRIES = 2
 
 
 class Run(NamedTuple):
@@ -33,7 +35,8 @@ class Runner:
     def __init__(self, settings: Settings, on_phase: OnPhase | None) -> None:
         self._settings = settings
         self.on_phase: OnPhase = on_phase or (lambda rank, phase: None)
-        self._references: dict[str, Records | LaunchError] = {}
+        self._references: dict[str, Records] = {}
+        self._failed_references: dict[str, list[LaunchError]] = {}
 
     @cached_property
     def external(self) -> External | None:
@@ -46,7 +49,7 @@ class Runner:
         job, elsewhere = Job(kind=JobKind.GENERATE, spec=spec), self.external is not None
         with _naming(spec.execution.fault), gpu_sampler(spec.execution, spec.num_gpus, elsewhere=elsewhere) as sampler:
             if self.external is not None:
-                ranks = self.external.launch(job, on_phase=self.on_phase)
+                ranks = self._launch_by(self.external, job)
             else:
                 ranks = self._launch(job, self.on_phase, sampler)
             gpus = sampler.telemetry(ranks)
@@ -55,18 +58,22 @@ class Runner:
         return Run(spec, ranks, gpus, sampler.reason)
 
     def reference(self, spec: RunSpec) -> Records:
-        """What one device generates for this work, made at the first need; a failure is kept too, not tried again."""
+        """What one device generates for this work, made at the first need.
+
+        One that failed is tried again when it is needed next, for a machine may have been busy; then no more.
+        """
         single = spec.single_device()
         key = single.model_dump_json()
+        failures = self._failed_references.setdefault(key, [])
         if key not in self._references:
+            if len(failures) == _MAX_REFERENCE_TRIES:
+                raise LaunchError(str(failures[-1]), out_of_memory=failures[-1].out_of_memory)
             try:
                 self._references[key] = records_of(self._launch_single(Job(kind=JobKind.GENERATE, spec=single)))
             except LaunchError as error:
-                self._references[key] = error
-        found = self._references[key]
-        if isinstance(found, LaunchError):
-            raise LaunchError(str(found), out_of_memory=found.out_of_memory)
-        return found
+                failures.append(error)
+                raise
+        return self._references[key]
 
     def score(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Sequence[TokenScore]:
         """What the reference thinks of a run's tokens."""
@@ -82,9 +89,19 @@ class Runner:
             raise LaunchError(message, out_of_memory=error.out_of_memory) from error
 
     def _launch(self, job: Job, on_phase: OnPhase, observer: Observer | None = None) -> tuple[RankReport, ...]:
-        spec, when_busy = job.spec, self._settings.when_busy
-        with claim_devices(spec.execution, spec.num_gpus, when_busy, lambda text: on_phase(0, text)) as cores:
+        with self._claimed(job.spec, on_phase) as cores:
             return launch(job, on_phase=on_phase, observer=observer, cores=cores)
+
+    def _launch_by(self, external: External, job: Job) -> tuple[RankReport, ...]:
+        """Devices of other machines are not ours to claim, and a launcher that reaches some may have chosen any."""
+        if not external.is_local:
+            return external.launch(job, on_phase=self.on_phase)
+        with self._claimed(job.spec, self.on_phase) as cores:
+            return external.launch(job, on_phase=self.on_phase, cores=cores)
+
+    def _claimed(self, spec: RunSpec, on_phase: OnPhase) -> AbstractContextManager[tuple[int, ...]]:
+        when_busy = self._settings.when_busy
+        return claim_devices(spec.execution, spec.num_gpus, when_busy, lambda text: on_phase(0, text))
 
 
 def asked_for(fault: FaultSpec | None) -> str:

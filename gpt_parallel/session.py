@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -11,7 +12,8 @@ from typing import Any
 from gpt_parallel import __version__
 from gpt_parallel.environment import git_branch
 from gpt_parallel.report.load import NotRun, describe_incompleteness
-from gpt_parallel.result import CaseSummary, write_atomically
+from gpt_parallel.result import CaseSummary
+from gpt_parallel.staged import StagedFiles
 
 FILE_NAME = "benchmarks.json"
 
@@ -100,8 +102,11 @@ class SessionRecord:
         from gpt_parallel.report.render import write_report
 
         path = directory / FILE_NAME
-        write_atomically(path, json.dumps(self.document(), indent=1) + "\n")
-        return [path, *write_report([load_run(path)], directory)]
+        with StagedFiles() as files:
+            written = files.write(path, json.dumps(self.document(), indent=1) + "\n")
+            run = replace(load_run(written, label=path.stem), path=path)
+            write_report([run], directory, files=files)
+        return files.paths
 
 
 def _stats(seconds: Sequence[float]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Files that change together or not at all: a disk that is full at the third leaves all of them as they were."""
+"""Files that are all there before the first changes: a disk that is full at the third leaves all of them as they were.
+
+They take their names one after the other, each whole. A crash between two of these leaves some of them new.
+"""
 
 import os
 import secrets
@@ -12,8 +15,8 @@ class StagedFiles:
         self._staged: dict[Path, Path] = {}
         self._to_remove: list[Path] = []
 
-    def write(self, path: Path, content: str | bytes) -> None:
-        """On disk under a name of its own when this returns; raises OSError."""
+    def write(self, path: Path, content: str | bytes) -> Path:
+        """On disk under a name of its own when this returns, which is that name; raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         self._staged[path] = temporary
@@ -21,6 +24,7 @@ class StagedFiles:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
+        return temporary
 
     def remove(self, path: Path) -> None:
         """Have an old file go, unless it is written anew."""

@@ -182,9 +182,11 @@ class Suite:
         reference = self.runner.reference(spec) if self.settings.verify else None
         if spec.execution.profile is not None:
             _make_directory(Path(spec.execution.profile))
-        spec, ranks, gpus, no_energy = self.runner.run(spec)
-        if spec.execution.profile is not None:
-            _redact_traces(Path(spec.execution.profile))
+        try:
+            spec, ranks, gpus, no_energy = self.runner.run(spec)
+        finally:
+            if spec.execution.profile is not None:
+                _redact_traces(Path(spec.execution.profile))
         verification = Verification(status="skipped")
         if reference is not None:
             verification = verify(ranks, reference, spec.execution.dtype, partial(self.runner.score, spec))
@@ -245,7 +247,12 @@ def _make_directory(path: Path) -> None:
 
 
 def _redact_traces(directory: Path) -> None:
-    """A trace has its own path in it, at least. Ranks write for their user alone; here the umask counts."""
+    """A trace has its own path in it, at least. Ranks write for their user alone; here the umask counts.
+
+    What a rank that was killed has left half-written goes. Traces on the disks of other machines stay as they are.
+    """
+    for path in directory.glob(".rank_*"):
+        path.unlink(missing_ok=True)
     for path in directory.glob("rank_*.*"):
         write_atomically(path, redact(path.read_text(encoding="utf-8", errors="replace")))
 

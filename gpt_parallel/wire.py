@@ -12,7 +12,10 @@ from gpt_parallel.spec import Frozen
 
 
 class Hello(Frozen):
-    """What a process that is to be a rank says of itself. `rank`, `size`, `local_rank`: the launcher's count."""
+    """What a process that is to be a rank says of itself. `rank`, `size`, `local_rank`: the launcher's count.
+
+    `pid` is its number among the processes of `pid_space`.
+    """
 
     run: str
     version: str
@@ -21,7 +24,8 @@ class Hello(Frozen):
     local_rank: NonNegativeInt | None = None
     host: str
     clock: str
-    num_cores: PositiveInt
+    pid: PositiveInt
+    pid_space: str
 
 
 def boot_id() -> str:
@@ -33,8 +37,17 @@ def boot_id() -> str:
 
 def clock_id() -> str:
     """Of the clock that `time.monotonic` reads: processes of one boot and one time namespace share it."""
+    return _namespace("time")
+
+
+def pid_space() -> str:
+    """Of the numbers that processes have: those of one boot and one process namespace can signal each other by them."""
+    return _namespace("pid")
+
+
+def _namespace(kind: str) -> str:
     with suppress(OSError):
-        return f"{boot_id()} {os.readlink('/proc/self/ns/time')}"
+        return f"{boot_id()} {os.readlink(f'/proc/self/ns/{kind}')}"
     return f"{boot_id()} {platform.node()}"
 
 

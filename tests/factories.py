@@ -4,10 +4,15 @@ from gpt_parallel.models import ARCHITECTURES
 from gpt_parallel.result import (
     BatchTimeline,
     CaseSummary,
+    Environment,
+    Figures,
     LaunchFigures,
+    Output,
     RankReport,
     RoundReport,
+    RunResult,
     TokenRecord,
+    Verification,
 )
 from gpt_parallel.spec import ExecutionSpec, MeshSpec, ModelSpec, Request, RunSpec, WorkloadSpec
 
@@ -31,6 +36,23 @@ def rank_report(rank=0, *, rounds=(), records=(), **changes):
 def round_report(seconds, start=None, tokens=(), batch_id="0", changed=()):
     timeline = BatchTimeline(batch_id=batch_id, start_s=start, token_times_s=tokens)
     return RoundReport(seconds=seconds, timelines=(timeline,), changed_requests=changed)
+
+
+def run_result(spec):
+    """One launch of two rounds, with figures that no decimal writes."""
+    return RunResult(
+        spec=spec,
+        weights_origin="random (seed 0)",
+        verification=Verification(status="exact", tokens_compared=3),
+        figures=Figures(round_seconds=(0.1 + 0.2, 1 / 3), throughput_tok_s=2 / 3),
+        environment=Environment(
+            **dict.fromkeys(("gpt_parallel", "torch", "python", "platform", "cpu", "hostname"), "x"),
+            num_cores=2,
+            device_names=("CPU",),
+        ),
+        ranks=(rank_report(rounds=(round_report(0.1 + 0.2, start=1e-9),)),),
+        outputs=(Output(request_id=0, tokens=(1, 2, 3), text="Grüß"),),
+    )
 
 
 def token_record(request_id=0, tokens=(1, 2, 3), logprobs=None, scale=2.0):

@@ -1,10 +1,15 @@
 """What tests that start commands and ranks share."""
 
 import os
+import secrets
+from contextlib import suppress
 
 import psutil
 
 from gpt_parallel.launch import fork_server
+
+MARK = "GPT_PARALLEL_TEST_PROCESS"  # in the environment of all that this process starts
+os.environ[MARK] = secrets.token_hex(8)
 
 
 def environment(**changes):
@@ -13,11 +18,13 @@ def environment(**changes):
 
 
 def ranks_alive():
-    """Rank processes that this test process started."""
+    """Rank processes that come of this test process, even if who started them is gone."""
     server = fork_server._current
-    children = psutil.Process().children(recursive=True)
-    return [
-        child
-        for child in children
-        if (server is None or child.pid != server.pid) and "gpt_parallel.engine" in " ".join(child.cmdline())
-    ]
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_ours = process.environ().get(MARK) == os.environ[MARK]
+            is_rank = "gpt_parallel.engine" in " ".join(process.cmdline())
+            if is_ours and is_rank and (server is None or process.pid != server.pid):
+                found.append(process)
+    return found

@@ -4,13 +4,16 @@ import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from gpt_parallel.journal import Journal, make_header
+from gpt_parallel.journal import Finished, Journal, make_header
+from gpt_parallel.pytest_session import SessionKeeper
 from gpt_parallel.report.load import load_run
 from gpt_parallel.settings import make_settings
+from tests.factories import run_result, run_spec
 from tests.halting import ROOT, SMOKE, benchmarks, halting, journal, report, run
 
 ONE, TWO, FOUR = (f"test_generation[pure_data_parallel-{count}gpu]" for count in (1, 2, 4))
@@ -86,7 +89,8 @@ def test_one_ctrl_c_is_enough_and_resuming_goes_on(tmp_path):
     done = run(pure_cases(tmp_path / "r", "--gpt-resume", "--benchmark-json", tmp_path / "b.json"))
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"1 of 3 cases come from {tmp_path / 'r' / 'session.jsonl'} and are not launched again" in done.stdout
+    assert f"going on with {tmp_path / 'r' / 'session.jsonl'}, which has 1 of 3 cases" in done.stdout
+    assert "1 of 3 cases come from an earlier session and were not launched again" in done.stdout
     assert (tmp_path / "r" / "session.jsonl").read_bytes().startswith(before)
     assert journal(tmp_path / "r") == [(ONE, "passed"), (TWO, "passed"), (FOUR, "passed")]
     names, ours = report(tmp_path / "r")
@@ -242,3 +246,27 @@ def test_a_case_that_is_other_work_now_is_launched_again(tmp_path):
         meshes.append(bench["extra_info"]["mesh"])
 
     assert meshes == ["dp2", "tp2"]
+    assert "which has 1 of 1 cases" in done.stdout
+    assert "0 of 1 cases come from an earlier session" in done.stdout
+    lines = (tmp_path / "reports/latest/session.jsonl").read_text().splitlines()
+    kept = [json.loads(line)["results"][0]["spec"]["mesh"] for line in lines if '"kind": "cell"' in line]
+    assert [mesh["tp"] for mesh in kept] == [1, 2], "the new one counts from now on"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [({}, True), ({"oversubscribed": True}, True), ({"log_dir": "elsewhere"}, True), ({"warmup": 2}, False)],
+)
+def test_what_ranks_found_out_of_their_machine_makes_no_other_work(changes, is_same, tmp_path):
+    planned = run_spec()
+    found = planned.model_copy(update={"execution": planned.execution.model_copy(update=changes)})
+    settings = make_settings("smoke", {})
+    with Journal(tmp_path / "session.jsonl", make_header("session", settings), resume=False) as kept:
+        kept.add(Finished(cell="t.py::t", outcome="passed", results=(run_result(found),)))
+    keeper, case = SessionKeeper(settings, tmp_path), SimpleNamespace(nodeid="t.py::t", name="t")
+    keeper.begin([case], resume=True)
+
+    replayed = keeper.replay(case, planned)
+
+    assert list(replayed) == ([run_result(found)] if is_same else [])
+    assert keeper.record.resumed == (["t"] if is_same else [])

@@ -1,11 +1,13 @@
 """Ctrl-C as the handler sees it, without processes."""
 
+import os
 import signal
+import threading
 
 import pytest
 
 from gpt_parallel import interrupts
-from gpt_parallel.interrupts import DEAF_S, heed_one_interrupt, one_interrupt
+from gpt_parallel.interrupts import DEAF_S, heed_one_interrupt, one_interrupt, uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +51,42 @@ def test_what_others_do_with_it_stays(handler):
         assert signal.getsignal(signal.SIGINT) is handler
 
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("with_a_thread", [False, True])
+def test_a_signal_waits_for_the_end_of_what_must_not_be_interrupted(with_a_thread):
+    """Whichever thread the kernel gives it to: libraries such as numpy's have theirs."""
+    over, steps = threading.Event(), []
+    thread = threading.Thread(target=over.wait)
+    if with_a_thread:
+        thread.start()
+
+    def work():
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            steps.extend(step for step in range(1000))  # so many chances to raise
+        steps.append("after")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        over.set()
+        if with_a_thread:
+            thread.join()
+
+    assert steps == list(range(1000))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_time_limit_waits_too_and_then_does_what_it_would_have_done():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGALRM)
+            assert rung == []
+        assert rung == [signal.SIGALRM]
+    finally:
+        signal.signal(signal.SIGALRM, before)

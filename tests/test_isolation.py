@@ -1,5 +1,6 @@
 """What runs keep from others: secrets, sockets, files. Real runs, planted secrets, hostile links and masks."""
 
+import fcntl
 import ipaddress
 import json
 import os
@@ -8,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +17,8 @@ import pytest
 
 from gpt_parallel.cli.common import make_writable
 from gpt_parallel.environment import RECORDED_VARIABLES, describe_environment
-from gpt_parallel.launch import fork_server, local, run_directory
+from gpt_parallel.launch import claims, fork_server, local, run_directory
 from gpt_parallel.launch.claims import claim_cores
-from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.report.load import load_run
 from gpt_parallel.report.render import write_report
 from gpt_parallel.result import write_atomically
@@ -28,7 +29,7 @@ from gpt_parallel.suite import Suite
 from gpt_parallel.text import slug
 from tests import mutants
 from tests.factories import bench, document, rank_report
-from tests.processes import environment
+from tests.processes import environment, ranks_alive
 
 ROOT = Path(__file__).parent.parent
 SMOKE = {"num_iterations": 1, "device": "cpu", "verify": False}
@@ -264,6 +265,28 @@ class TestSockets:
         assert [str(address) for addresses in found for address in addresses if not address.is_loopback] == []
         assert [bool(addresses) for addresses in found] == [backend == "gloo"] * 3, "on the loopback interface"
 
+    def test_ranks_of_a_launcher_of_this_machine_do_not_either(self):
+        """torchrun's own rendezvous is another matter."""
+        found = []
+
+        def look(rank, phase):
+            if phase == "round 1 of 1":
+                ranks = [process.pid for process in ranks_alive()]
+                assert len(ranks) == 2
+                found.extend([*listening_addresses(pid)] for pid in (os.getpid(), *ranks))
+                raise KeyboardInterrupt
+
+        starter = Path(__file__).parent / "starter.py"
+        launcher = {"launcher": f"{sys.executable} {starter} mpirun {{num_gpus}}", "launcher_address": "127.0.0.1:0"}
+        suite = Suite(make_settings("smoke", SMOKE | launcher), look)
+        with pytest.raises(KeyboardInterrupt):
+            suite.run(suite.spec("pipeline_data_hybrid", 2))
+        suite.runner.external.close()
+
+        assert [bool(addresses) for addresses in found] == [True] * 3
+        assert [str(a) for addresses in found for a in addresses if not a.is_loopback] == []
+        assert ranks_alive() == []
+
 
 def _children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -273,9 +296,9 @@ def _children(pid):
 
 
 @pytest.mark.parametrize("when_busy", ["wait", "refuse", "auto"])
-def test_a_launch_claims_its_cores(when_busy):
-    """Depends on launch/local.py: it is to enter `claim_devices`."""
-    told = []
+def test_a_launch_claims_its_cores(when_busy, monkeypatch):
+    cores, told = (10_000_000 + os.getpid(),), []  # claimed by no other test; no rank is pinned to it
+    monkeypatch.setattr(claims, "available_cores", lambda: cores)
 
     def look(rank, phase):
         told.append(phase)
@@ -283,7 +306,7 @@ def test_a_launch_claims_its_cores(when_busy):
 
     suite = Suite(make_settings("smoke", SMOKE | {"when_busy": when_busy}), look)
     spec = suite.spec("pure_data_parallel", 1)
-    with claim_cores(available_cores(), len(available_cores()), "share", told.append):
+    with claim_cores(cores, 1, "refuse", told.append):
         if when_busy == "refuse":
             with pytest.raises(
                 SpecError, match=r"1 CPU core\(s\) are needed, and other runs of gpt_parallel leave 0 of"
@@ -294,7 +317,8 @@ def test_a_launch_claims_its_cores(when_busy):
                 suite.run(spec)
 
     waiting = "waiting for 1 CPU core(s), which other runs of gpt_parallel use"
-    assert told == {"wait": [waiting], "refuse": [], "auto": ["start"]}[when_busy]
+    sharing = "sharing 1 CPU core(s) with other runs of gpt_parallel, which slows both"
+    assert told == {"wait": [waiting], "refuse": [], "auto": [sharing]}[when_busy]
 
 
 # Files
@@ -361,6 +385,46 @@ def test_what_others_left_is_left_alone(monkeypatch, tmp_path):
     with run_directory.run_directory():
         assert not left.exists()
         assert (target / "lock").is_file()
+
+
+@pytest.fixture
+def left_behind(monkeypatch, tmp_path):
+    """left_behind(days, lock) is a run's directory of that age, its lock not yet taken (None: not yet made)."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def left_behind(days, lock, name=".lock"):
+        directory = tmp_path / "gpt_parallel-run-killed"
+        directory.mkdir(exist_ok=True)
+        if lock is not None:
+            (directory / name).write_bytes(lock)
+        os.utime(directory, (time.time() - days * 86400,) * 2)
+        return directory
+
+    return left_behind
+
+
+@pytest.mark.parametrize("lock", [None, b"", run_directory._host()])
+def test_what_a_launcher_left_that_was_killed_before_it_had_its_lock_goes_after_a_day(left_behind, lock):
+    there = []
+    for days in (0.99, 1.01):
+        directory = left_behind(days, lock)
+        with run_directory.run_directory():
+            there.append(directory.exists())
+
+    assert there == [True, False]
+
+
+@pytest.mark.parametrize("name", ["lock", ".lock"])
+def test_an_old_directory_of_another_host_or_whose_lock_is_held_stays(left_behind, name):
+    directory = left_behind(100, b"another host", name)
+    with run_directory.run_directory():
+        assert directory.exists()
+
+    left_behind(100, run_directory._host(), name)
+    with (directory / name).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with run_directory.run_directory():
+            assert directory.exists()
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import os
 import pytest
 
 from gpt_parallel.journal import Finished, Header, Journal, JournalError
-from gpt_parallel.result import Environment, Figures, Output, RunResult, Verification
 from gpt_parallel.spec import SpecError
-from tests.factories import rank_report, round_report, run_spec, summary
+from tests.factories import run_result, run_spec, summary
 
 HEADER = Header(settings={"model": "gpt2-nano", "seed": 0}, machine={"hostname": "here"})
 PASSED = Finished(cell="a", outcome="passed", seconds=1.5, summary=summary())
@@ -75,11 +74,10 @@ def test_a_later_line_of_a_cell_counts(path):
 
 def test_an_unfinished_journal_can_be_put_aside(path):
     interrupted(path, FAILED, PASSED, PASSED)
-    before, aside = path.read_bytes(), path.with_name("aside")
-    aside.write_text("older")
+    before, aside = path.read_bytes(), path.with_name("aside.x")
 
     with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
-        assert (journal.num_kept, journal.finished) == (2, {})
+        assert (journal.kept, journal.num_kept, journal.finished) == (aside, 2, {})
         assert aside.read_bytes() == before
     with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
         assert journal.num_kept == 0, "nothing was finished in it"
@@ -88,6 +86,19 @@ def test_an_unfinished_journal_can_be_put_aside(path):
     with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
         assert journal.num_kept == 0, "it had its end"
     assert aside.read_bytes() == before
+
+
+def test_what_was_put_aside_stays_when_the_next_session_does_not_end_either(path, tmp_path):
+    aside, kept = tmp_path / "previous.jsonl", []
+    (tmp_path / "previous-2.jsonl").symlink_to(tmp_path / "nowhere")
+    for cell in (PASSED, FAILED, PASSED):
+        with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
+            kept.append((journal.kept.name, journal.num_kept))
+            journal.add(cell)
+
+    assert kept == [("matrix.jsonl", 0), ("previous.jsonl", 1), ("previous-3.jsonl", 1)]
+    assert b'"cell": "a"' in aside.read_bytes()
+    assert b'"cell": "b"' in (tmp_path / "previous-3.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.rename(path.with_name("other"))])
@@ -118,20 +129,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_launches_come_back_as_they_were(path):
-    spec = run_spec()
-    result = RunResult(
-        spec=spec,
-        weights_origin="random (seed 0)",
-        verification=Verification(status="exact", tokens_compared=3),
-        figures=Figures(round_seconds=(0.1 + 0.2, 1 / 3), throughput_tok_s=2 / 3),
-        environment=Environment(
-            **dict.fromkeys(("gpt_parallel", "torch", "python", "platform", "cpu", "hostname"), "x"),
-            num_cores=2,
-            device_names=("CPU",),
-        ),
-        ranks=(rank_report(rounds=(round_report(0.1 + 0.2, start=1e-9),)),),
-        outputs=(Output(request_id=0, tokens=(1, 2, 3), text="Grüß"),),
-    )
+    result = run_result(run_spec())
     interrupted(path, Finished(cell="c", outcome="passed", results=(result, result)))
 
     with open_journal(path, resume=True) as journal:
@@ -209,6 +207,59 @@ def test_files_that_cannot_be_resumed(path, content, message):
     assert path.read_text() == content
     with open_journal(path, force=True):
         pass
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"somebody's notes, in one line", "is not a matrix journal"),
+        (b'{"kind": "other"}\n{"kind": "ce', "is not a matrix journal"),
+        (b'{"kind": "matrix"}\n{"a": 1, "a": 2}\n{"kind": "ce', ":2: .*key 'a' is there twice"),
+        (b'{"kind": "matrix"}\n' + b"[" * 2000 + b"]" * 2000 + b"\n", ":2: nested deeper"),
+    ],
+)
+def test_a_file_that_is_refused_is_left_as_it_is_to_the_last_byte(path, content, message, resume):
+    path.write_bytes(content)
+
+    with pytest.raises(SpecError, match=message):
+        open_journal(path, resume=resume)
+
+    assert path.read_bytes() == content
+
+
+def test_a_journal_of_other_runs_keeps_its_line_that_was_cut_off(path):
+    interrupted(path, PASSED, FAILED)
+    path.write_bytes(path.read_bytes()[:-5])
+    before = path.read_bytes()
+
+    with pytest.raises(SpecError, match="seed was 0 and is 1"):
+        open_journal(path, HEADER.model_copy(update={"settings": {"model": "gpt2-nano", "seed": 1}}), resume=True)
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("num_bytes", [0, 5, 60])
+def test_a_header_that_was_cut_off_is_written_anew(path, num_bytes, resume):
+    with open_journal(path, HEADER.model_copy(update={"settings": {"model": "gpt2-xl"}})):
+        pass
+    path.write_bytes(path.read_bytes()[:num_bytes])
+
+    with open_journal(path, resume=resume) as journal:
+        assert journal.finished == {}
+
+    assert json.loads(path.read_text()) == HEADER.model_dump(mode="json")
+
+
+def test_a_file_that_is_too_large_for_a_journal_is_not_read(path, monkeypatch):
+    monkeypatch.setattr("gpt_parallel.journal.MAX_BYTES", 100)
+    path.write_bytes(b"x" * 101)
+
+    with pytest.raises(SpecError, match="larger than 100 bytes, the most that is read; --force starts over"):
+        open_journal(path, resume=True)
+
+    assert path.stat().st_size == 101
 
 
 def test_two_writers_at_once_are_refused(path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 
@@ -15,8 +16,9 @@ from gpt_parallel.cli.matrix_progress import MatrixProgress, clock_time
 from gpt_parallel.journal import Finished, Journal, JournalError, make_header
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.matrix import Cell, Matrix, make_cells
+from gpt_parallel.models import ARCHITECTURES
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import SpecError
+from gpt_parallel.spec import ModelSpec, SpecError
 from gpt_parallel.suite import Suite
 from tests.factories import summary
 from tests.test_cli import SMOKE, command, run_cli
@@ -97,6 +99,16 @@ def test_a_failed_cell_is_marked_and_the_others_go_on(play, out_of_memory, outco
     assert len(record.summaries) == 4
 
 
+def test_a_cell_whose_devices_are_busy_is_marked_and_the_others_go_on(play):
+    busy = SpecError("2 CPU core(s) are needed, and other runs leave 1")
+    ran, finished, record = play(smoke(), outcomes={"tensor_data_hybrid-2gpu-batch2": busy})
+
+    assert len(ran) == 5
+    assert finished["tensor_data_hybrid-2gpu-batch2"].outcome == "failed", "it may be tried again"
+    assert record.not_run[0]["reason"] == str(busy)
+    assert len(record.summaries) == 4
+
+
 def test_a_cell_the_model_is_too_small_for_is_skipped_with_its_reason(play):
     """gpt2-nano has 4 layers: pipelines of 8 stages cannot be."""
     ran, finished, record = play(smoke(num_gpus="1,16", strategy="pure_data_parallel,full_model_parallel"))
@@ -161,6 +173,50 @@ def test_a_prompts_file_that_changed_is_other_work(tmp_path):
     assert headers[0] != headers[1]
     with pytest.raises(SpecError, match=r"absent.jsonl: cannot be read"):
         make_header("matrix", smoke(prompts="absent.jsonl"))
+
+
+@pytest.mark.timeout(20)
+def test_a_prompts_file_that_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "p.jsonl")
+
+    with pytest.raises(SpecError, match=r"p.jsonl: cannot be read \(is a named pipe"):
+        make_header("matrix", smoke(prompts=str(tmp_path / "p.jsonl")))
+
+
+def test_weights_that_changed_are_other_work(monkeypatch, tmp_path):
+    model = ModelSpec(
+        name="mine",
+        architecture=ARCHITECTURES["gpt2-nano"],
+        weights="checkpoint",
+        directory=str(tmp_path),
+        files=("a.safetensors", "b.safetensors"),
+    )
+    monkeypatch.setattr("gpt_parallel.environment.resolve_model", lambda *given, offline: model)
+    for name in ("a.safetensors", "b.safetensors", "config.json", "README.md"):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, ns=(1, 1))
+    before = make_header("matrix", smoke()).settings
+    os.utime(tmp_path / "b.safetensors", ns=(1, 2))
+    os.utime(tmp_path / "README.md", ns=(1, 2))
+    after = make_header("matrix", smoke()).settings
+
+    assert {name for name in before if name.startswith("file ")} == {
+        *("file a.safetensors", "file b.safetensors", "file config.json")
+    }
+    assert before["file a.safetensors"] == "1 bytes of 1"
+    assert [name for name in after if before[name] != after[name]] == ["file b.safetensors"]
+
+
+def test_a_model_that_cannot_be_had_is_left_to_the_run_to_refuse():
+    assert make_header("matrix", smoke(model="nosuch")).settings["model"] == "nosuch"
+
+
+def test_a_variable_that_changes_figures_makes_other_runs(monkeypatch):
+    monkeypatch.delenv("OMP_PROC_BIND", raising=False)
+    before = make_header("matrix", smoke()).machine
+    monkeypatch.setenv("OMP_PROC_BIND", "close")
+
+    assert make_header("matrix", smoke()).machine == {**before, "OMP_PROC_BIND": "close"}
 
 
 def test_launches_are_kept_apart_as_in_pytest(play):

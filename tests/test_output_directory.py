@@ -54,7 +54,7 @@ def older(*names):
     return "mkdir -p {disk}/charts; " + "; ".join(f"echo older >{{disk}}/{name}" for name in names)
 
 
-OLDER = ("report.md", "report.html", "charts/throughput.png", "performance_summary.csv")
+OLDER = ("benchmarks.json", "report.md", "report.html", "charts/throughput.png", "performance_summary.csv")
 
 
 def assert_older_files_are_whole(directory):
@@ -92,7 +92,7 @@ def test_a_disk_without_room_for_the_report_fails_the_session_and_resuming_write
     assert "report directory" in first
     assert "cannot be written (No space left on device)" in first
     assert_older_files_are_whole(left.parent / "first")
-    assert report(left.parent / "first")[0] == ["test_generation[pure_data_parallel-1gpu]"], "it had room"
+    assert journal(left.parent / "first") == [("test_generation[pure_data_parallel-1gpu]", "passed")]
     assert done.returncode == 0, second
     assert "1 of 1 cases come from" in second
     assert "Benchmark report" in (left / "report.md").read_text()
@@ -149,7 +149,7 @@ def test_a_run_on_a_full_disk_shows_its_figures_and_keeps_the_older_result(on_sm
 def test_a_matrix_on_a_full_disk_stops_at_the_cell_it_cannot_keep(on_small_disk):
     command = [GPT_PARALLEL, "matrix", *CLI_SMOKE, "--num-gpus", "1,2", "--output-dir", "{disk}"]
 
-    done, left = on_small_disk("12k", older(*OLDER[:1]), shlex.join(command))
+    done, left = on_small_disk("12k", older("report.md", "benchmarks.json"), shlex.join(command))
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "cannot be written any more (No space left on device); what it has is kept" in done.stderr
@@ -158,7 +158,7 @@ def test_a_matrix_on_a_full_disk_stops_at_the_cell_it_cannot_keep(on_small_disk)
     assert "Traceback" not in done.stdout + done.stderr
     lines = [json.loads(line) for line in (left / "matrix.jsonl").read_text().splitlines()]
     assert {line["outcome"] for line in lines[1:]} == {"passed"}
-    assert (left / "report.md").read_text() == "older\n"
+    assert [(left / name).read_text() for name in ("report.md", "benchmarks.json")] == ["older\n"] * 2
 
 
 @pytest.mark.parametrize(("size", "remount"), [("64k", "true"), ("1m", "mount -o remount,ro {disk}")])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpt_parallel.redact import redact, redact_log, redact_tree
 from gpt_parallel.spec import ExecutionSpec
-from tests.factories import run_spec
+from tests.factories import rank_report, run_spec
 
 HF_SHAPE = "hf_" + "aB3" * 11
 
@@ -102,6 +102,7 @@ def test_a_password_of_an_address_in_the_environment_is_a_secret_by_itself(user)
     [
         *(HF_SHAPE, "ghp_" + "x1" * 18, "gho_" + "x1" * 18, "github_pat_" + "1A_b" * 8, "AKIA" + "Q7" * 8),
         *("glpat-" + "x-1" * 7, "xoxb-1234567890-abc", "eyJhbGciOiJI.eyJzdWIiOiIx.abc-_", "sk-" + "a1" * 12),
+        "AIza" + "Sy-_7" * 7,
     ],
 )
 def test_tokens_are_known_by_their_shape(user, token):
@@ -109,8 +110,29 @@ def test_tokens_are_known_by_their_shape(user, token):
     assert redact(f"Authorization: Bearer {token}") == "Authorization: Bearer ***"
 
 
+@pytest.mark.parametrize(
+    "written", ["{}", "Authorization: {}", "'authorization': '{}'", '\\"Authorization\\": \\"{}\\"']
+)
+def test_credentials_of_basic_authorization_are_hidden(user, written):
+    header = written.format("Basic dXNlcjpwYXNz=")
+
+    assert redact(header) == (header if written == "{}" else written.format("Basic ***"))
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH "])
+def test_private_keys_are_hidden_whole_and_cut_off(user, kind):
+    body = f"-----BEGIN {kind}PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEvQ+/\nabc==\n"
+    whole = f"{body}-----END {kind}PRIVATE KEY-----"
+
+    assert redact(f"a {whole} b") == "a *** b"
+    assert redact(json.dumps({"x": whole, "y": 1})) == '{"x": "***", "y": 1}'
+    assert redact(f"a {body}") == "a ***"
+    assert redact(f"a\n{whole}\nb\n{whole}\n") == "a\n***\nb\n***\n"
+    assert redact(body.replace("PRIVATE", "PUBLIC")) == body.replace("PRIVATE", "PUBLIC")
+
+
 def test_ordinary_words_have_no_such_shape(user):
-    text = "hf_hub_download, ghp_short, sk-learn, AKIA, the bearer of news, task-parallel, eyJ"
+    text = "hf_hub_download, ghp_short, sk-learn, AKIA, AIza, the bearer of news, Basic training, task-parallel, eyJ"
 
     assert redact(text) == text
 
@@ -198,6 +220,15 @@ def test_a_model_s_own_words_are_no_secrets(user, tmp_path):
     assert spec.execution == execution
 
 
+def test_the_names_in_a_model_are_no_secrets(user):
+    user.setenv("DB_PASSWORD", "rounds")
+    report = rank_report(phase_seconds={"rounds": 1.5}, device_name="rounds")
+
+    redacted = redact_tree({"rounds": (report,)})
+
+    assert redacted == {"***": (report.model_copy(update={"device_name": "***"}),)}
+
+
 def test_what_is_logged_is_redacted_for_every_handler(user, caplog):
     user.setenv("HF_TOKEN", "s3cret")
     redact_log()
@@ -244,3 +275,20 @@ def test_megabytes_take_no_time(user):
 
     assert redacted.count("***") == 60_000
     assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("eyJ", "eyJaaaaaaaa.", "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----a-b", "://", "Bearer "),
+        "authorization: ",
+    ],
+)
+def test_no_text_takes_long(user, piece):
+    """180 kB of one beginning after the other took seven seconds."""
+    text = piece * (180_000 // len(piece))
+
+    begin = time.process_time()
+    redact(text)
+
+    assert time.process_time() - begin < 2

@@ -4,6 +4,7 @@ import subprocess
 import pytest
 
 from gpt_parallel import environment
+from gpt_parallel.report import render
 from gpt_parallel.report.gate import decide
 from gpt_parallel.report.load import ReportError, load_run
 from gpt_parallel.report.verdicts import Rules, Verdict
@@ -41,6 +42,32 @@ def test_an_installed_copy_has_neither_commit_nor_branch():
     assert record.document()["commit_info"] == {"id": None, "branch": None, "dirty": None}
 
 
+def git(directory, *arguments):
+    names = ("-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", directory, *names, *arguments], check=True, capture_output=True, timeout=20)
+
+
+@pytest.mark.usefixtures("checkout")
+def test_the_code_is_known_by_commit_and_what_differs_from_it(tmp_path):
+    found = [environment.describe_machine()["code"]]
+    source = tmp_path / "__init__.py"
+    for text in ("one", "two"):
+        source.write_text(text)
+        found.append(environment.describe_machine()["code"])
+    git(tmp_path, "add", "__init__.py")
+    git(tmp_path, "commit", "-m", "x")
+    for text in ("two", "three", "four"):
+        environment._git_state.cache_clear()  # of one process, which imports its code once
+        source.write_text(text)
+        found.append(environment.describe_machine()["code"])
+
+    assert len(set(found)) == 6
+    commit = found[3].removeprefix("commit ")
+    assert len(commit) == 40
+    assert [text.split()[0] for text in found[:3]] == ["files"] * 3, "as an installed copy"
+    assert all(text.startswith(f"commit {commit} with changes ") for text in found[4:])
+
+
 REPORTS = ("report.md", "report.html", "performance_report.txt")
 
 
@@ -57,6 +84,19 @@ def test_a_session_that_ended_early_says_so_in_every_report(record, tmp_path):
         shown = sentence if name.endswith("txt") else sentence.replace("<", "&lt;").replace(">", "&gt;")
         assert shown in (tmp_path / name).read_text()
     assert "Not reached: t[c] (stopped" in (tmp_path / "performance_report.txt").read_text()
+
+
+def test_a_report_that_cannot_be_written_leaves_older_figures_beside_the_older_report(record, tmp_path, monkeypatch):
+    def full(template, context):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / FILE_NAME).write_text("older")
+    monkeypatch.setattr(render, "_render", full)
+    with pytest.raises(ReportError, match="cannot be written"):
+        record.write_report(tmp_path)
+
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {FILE_NAME}
+    assert (tmp_path / FILE_NAME).read_text() == "older"
 
 
 def test_a_whole_session_is_not_called_incomplete(record, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,8 +13,9 @@ from typing import IO, Annotated, Any
 import typer
 
 from gpt_parallel.cli.common import errors, exit_codes, option
+from gpt_parallel.interrupts import uninterrupted
+from gpt_parallel.launch import launcher_process
 from gpt_parallel.launch.launcher import Launcher, parse_address, parse_launcher
-from gpt_parallel.launch.local import kill_group
 from gpt_parallel.spec import SpecError
 from gpt_parallel.wire import keep_alive
 
@@ -93,9 +93,11 @@ def _follow(session: socket.socket, address: str, launcher: Launcher) -> None:
                 errors.print(f"run {name}: {order['num_gpus']} ranks")
                 program = [sys.executable, "-m", "gpt_parallel", "worker", address, str(name)]
                 words = launcher.command(int(order["num_gpus"]), program)
-                running = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+                with uninterrupted():  # or it would be left behind, not known of
+                    running = launcher_process.start(words)
     finally:
-        _end(running)
+        with uninterrupted():
+            _end(running)
         session.close()
 
 
@@ -107,10 +109,5 @@ def _orders(lines: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 def _end(process: "subprocess.Popen[bytes] | None") -> None:
     """A run that went well has ended its launcher by the time the next one starts, or is about to."""
-    if process is None:
-        return
-    process.send_signal(signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(5.0)
-    kill_group(process.pid)
-    process.wait()
+    if process is not None:
+        launcher_process.stop(process)

@@ -1,13 +1,15 @@
 """A rank that somebody's launcher started: `python -m gpt_parallel.engine.remote HOST:PORT RUN`.
 
 It calls the process that wanted it started, says where it is, is told its place in the mesh and its job, and reports on
-the same connection. When that connection is lost it ends, whatever it is doing.
+the same connection. When that connection is lost it ends, whatever it is doing; when its launcher is, even if stopped.
 """
 
+import ctypes
 import faulthandler
 import json
 import os
 import platform
+import signal
 import socket
 import sys
 import tempfile
@@ -19,9 +21,10 @@ import psutil
 
 from gpt_parallel import __version__
 from gpt_parallel.engine.events import EventPipe
-from gpt_parallel.wire import Hello, clock_id, keep_alive
+from gpt_parallel.wire import Hello, clock_id, keep_alive, pid_space
 
 _CONNECT_S = 60.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Where launchers tell a process its number, the number of all, and its number on its machine.
 _LAUNCHERS = {
     "TORCHELASTIC_RUN_ID": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -57,6 +60,8 @@ class _Line:
 
 def main(arguments: list[str]) -> int:
     address, run = arguments
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     line = _Line(address)
     line.tell(_hello(run).model_dump())
     store: Any = None  # torch is not imported yet
@@ -64,7 +69,7 @@ def main(arguments: list[str]) -> int:
         if "ping" in message:
             line.tell({"clock": time.monotonic()})
         elif "serve_store" in message:
-            store = _serve_store(line.own_address, message["serve_store"])
+            store = _serve_store(line.socket, message["serve_store"])
             line.tell({"store": store.port})
     pipe = EventPipe(line.socket.fileno())
     pipe.enter("start")
@@ -110,7 +115,8 @@ def _hello(run: str) -> Hello:
         local_rank=None if local_rank is None else int(local_rank),
         host=platform.node(),
         clock=clock_id(),
-        num_cores=len(os.sched_getaffinity(0)),
+        pid=os.getpid(),
+        pid_space=pid_space(),
     )
 
 
@@ -128,11 +134,18 @@ def _obey(line: _Line, pipe: EventPipe) -> None:
                 pipe.show_stacks(file.read().decode(errors="replace"))
 
 
-def _serve_store(host: str, num_ranks: int) -> Any:
-    """Where the ranks of the run find each other. It listens on every interface, as torch has it."""
+def _serve_store(connected: socket.socket, num_ranks: int) -> Any:
+    """Where the ranks of the run find each other. It listens where this one reaches its watcher, and nowhere else."""
     import torch.distributed as dist
 
-    return dist.TCPStore(host, 0, num_ranks, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    host, _, *scope = connected.getsockname()
+    with socket.socket(connected.family) as listener:
+        listener.bind((host, 0, *scope))
+        listener.listen(num_ranks)
+        port, descriptor = listener.getsockname()[1], listener.detach()  # torch closes it
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, num_ranks, is_master=True, wait_for_workers=False, master_listen_fd=descriptor
+    )
 
 
 def _pin(local_rank: int, count: int) -> tuple[int, ...]:

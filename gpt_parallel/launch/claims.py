@@ -77,15 +77,17 @@ def _claim_gpu(uuid: str, title: str, when_busy: Policy, on_wait: OnWait) -> Exi
 def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait: OnWait) -> Iterator[tuple[int, ...]]:
     """Claim and yield `count` of the available cores, or all where there are fewer.
 
-    Those that nobody has claimed come first; with "share" the rest are cores of other runs.
+    Those that nobody has claimed come first; with "share" the rest are cores of other runs, and `on_wait` is told.
     """
     count, is_told = min(count, len(available)), False
     while True:
         with ExitStack() as claims:
             free = _claim_free_cores(available, count, claims)
             if len(free) == count or when_busy == "share":
-                busy = [core for core in available if core not in free]
-                chosen = {*free, *busy[: count - len(free)]}
+                busy = [core for core in available if core not in free][: count - len(free)]
+                if busy:
+                    on_wait(f"sharing {len(busy)} CPU core(s) with other runs of gpt_parallel, which slows both")
+                chosen = {*free, *busy}
                 yield tuple(core for core in available if core in chosen)
                 return
         if when_busy == "refuse":

@@ -62,16 +62,20 @@ class Launcher(NamedTuple):
         return [path, *words[1:], *program]
 
     def _option(self, *names: str) -> str | None:
-        """The value of an option, given as `--name value` or `--name=value`; torchrun takes `_` for `-`."""
-        words = [
-            word.replace("_", "-", word.partition("=")[0].count("_")) if word[:2] == "--" else word
-            for word in self.words
-        ]
-        for index, word in enumerate(words):
-            name, has_value, value = word.partition("=")
+        """The value of an option (`--name value`, `--name=value`, `-n4`), the last one's if it is repeated.
+
+        torchrun takes `_` for `-`.
+        """
+        value: str | None = None
+        for word, following in zip(self.words, (*self.words[1:], None), strict=True):
+            name, has_value, given = word.partition("=")
+            if name[:2] == "--":
+                name = name.replace("_", "-")
             if name in names:
-                return value if has_value else next(iter(words[index + 1 :]), None)
-        return None
+                value = given if has_value else following
+            elif word[:2] in names and word[2:].isdecimal():
+                value = word[2:]
+        return value
 
 
 def parse_launcher(text: str) -> Launcher:

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt_parallel.interrupts import uninterrupted
 from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError, failure, keep_logs, missed_deadline
@@ -163,22 +163,6 @@ def without_launchers(environment: Mapping[str, str], kept: Sequence[str] = ()) 
     return {
         name: value for name, value in environment.items() if name not in _STALE_EXACT and not name.startswith(stale)
     }
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Signals that would raise (Ctrl-C, a test's time limit) wait until the end: nobody is left behind half stopped."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python raises in the main thread only
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DELAYED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_DELAYED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM}
 
 
 def _stop(ranks: Sequence[WatchedRank]) -> None:

@@ -1,94 +1,23 @@
 """Where ranks that somebody else starts report: a listening socket, open for as long as the session.
 
 Messages are JSON objects, a line each. A process says hello, answers a few questions about its clock and then behaves
-like a rank on a pipe. A machine on which the launcher has to be started by hand follows: it is told when. What says
-neither is shown the door; it can make nothing fail.
+like a rank on a pipe. A machine on which the launcher has to be started by hand follows: it is told when, and the run's
+name, without being asked who it is. So whoever reaches the socket and speaks as they do can take part. What says
+neither is shown the door and makes nothing fail.
 """
 
 import json
 import selectors
 import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gpt_parallel.launch.guest import Connection, Guest
 from gpt_parallel.spec import SpecError
-from gpt_parallel.wire import Hello, keep_alive
+from gpt_parallel.wire import Hello
 
-_MAX_GREETING_BYTES = 1 << 16
-_ANSWER_S = 30.0  # for a rank to answer a question; importing torch is in it
-_NUM_PINGS = 8
 _LOOK_S = 0.2
-
-
-class Connection:
-    """A socket with lines of JSON on it."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        keep_alive(connected)
-        self.socket = connected
-        self.host: str = connected.getpeername()[0]
-        self._received = bytearray()
-
-    def fileno(self) -> int:
-        return self.socket.fileno()
-
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """Raises OSError if the other side is gone."""
-        self.socket.settimeout(_ANSWER_S)
-        self.socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, timeout_s: float) -> bytes | None:
-        """Take what has come; a line, once it is whole. Raises OSError if the other side is gone or says too much."""
-        self.socket.settimeout(timeout_s)
-        data = self.socket.recv(4096)
-        if not data or len(self._received) > _MAX_GREETING_BYTES:
-            raise ConnectionError("it hung up")
-        self._received += data
-        line, is_whole, rest = self._received.partition(b"\n")
-        if not is_whole:
-            return None
-        self._received = rest
-        return bytes(line)
-
-    def ask(self, question: Mapping[str, Any], key: str) -> Any:
-        """Raises OSError or ValueError unless the answer has `key`."""
-        self.tell(question)
-        deadline = time.monotonic() + _ANSWER_S
-        while (line := self.receive(max(0.01, deadline - time.monotonic()))) is None:
-            pass
-        answer = json.loads(line)
-        if not isinstance(answer, dict) or key not in answer:
-            raise ValueError(f"expected an answer with {key!r}")
-        return answer[key]
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-
-
-class Guest:
-    """A process that is to be a rank."""
-
-    def __init__(self, connection: Connection, hello: Hello) -> None:
-        self.connection, self.hello = connection, hello
-        self.clock_offset_s = 0.0
-        self.is_crowded = False  # its machine has fewer cores than its ranks want
-
-    def compare_clocks(self) -> None:
-        """How far this process's monotonic clock is ahead of the guest's: of several tries, the quickest one's middle.
-
-        Source: Cristian, "Probabilistic clock synchronization" (1989). The error is at most half of that try's time.
-        """
-        tries = []
-        for _ in range(_NUM_PINGS):
-            asked = time.monotonic()
-            theirs = float(self.connection.ask({"ping": True}, "clock"))
-            answered = time.monotonic()
-            tries.append((answered - asked, (asked + answered) / 2 - theirs))
-        self.clock_offset_s = min(tries)[1]
 
 
 class Reception:
@@ -108,7 +37,7 @@ class Reception:
         self.address += f":{self._listener.getsockname()[1]}"
         self._followers: list[Connection] = []
 
-    def start_followers(self, order: Mapping[str, Any]) -> None:
+    def tell_followers(self, order: Mapping[str, Any]) -> None:
         """Tell machines that follow to start their launchers, or to stop them; those that are gone are forgotten."""
         for follower in list(self._followers):
             try:
@@ -117,14 +46,19 @@ class Reception:
                 follower.close()
                 self._followers.remove(follower)
 
-    def wait_for_guests(
-        self, run: str, size: int, order: Mapping[str, Any], go_on: Callable[[Sequence[Guest]], None]
-    ) -> list[Guest]:
-        """`size` processes of this run. `go_on` is called now and then with those that came; it raises to give up.
+    def gather(
+        self,
+        guests: list[Guest],
+        run: str,
+        size: int,
+        order: Mapping[str, Any],
+        go_on: Callable[[Sequence[Guest]], None],
+    ) -> None:
+        """Have `size` processes of this run among the guests, one of each number: the latest, and none that hung up.
 
-        Machines that begin to follow meanwhile get the `order` to start.
+        `go_on` is called now and then with those that came; it raises to give up. Machines that begin to follow
+        meanwhile get the `order` to start.
         """
-        guests: list[Guest] = []
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             try:
@@ -132,18 +66,16 @@ class Reception:
                     for key, _ in selector.select(_LOOK_S):
                         if key.data is None:
                             self._accept(selector)
-                        elif guest := self._greet(selector, key.data, run, order):
-                            guests.append(guest)
+                        elif isinstance(key.data, Connection):
+                            if guest := self._greet(selector, key.data, run, order):
+                                _take_in(guest, guests, selector)
+                        elif key.data in guests:  # it hung up, or speaks out of turn
+                            _send_off(key.data, guests, selector)
                     go_on(guests)
-            except BaseException:
-                for guest in guests:
-                    guest.connection.close()
-                raise
             finally:
                 for key in selector.get_map().values():
-                    if key.data is not None:
+                    if isinstance(key.data, Connection):
                         key.data.close()  # whoever has not said who he is
-        return guests
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         with suppress(OSError):
@@ -184,3 +116,17 @@ class Reception:
         self._listener.close()
         for follower in self._followers:
             follower.close()
+
+
+def _take_in(guest: Guest, guests: list[Guest], selector: selectors.BaseSelector) -> None:
+    """A launcher that starts its ranks again (torchrun --max-restarts) gives them the same numbers."""
+    for other in [other for other in guests if other.hello.rank == guest.hello.rank]:
+        _send_off(other, guests, selector)
+    guests.append(guest)
+    selector.register(guest.connection, selectors.EVENT_READ, guest)
+
+
+def _send_off(guest: Guest, guests: list[Guest], selector: selectors.BaseSelector) -> None:
+    selector.unregister(guest.connection)
+    guests.remove(guest)
+    guest.dismiss()

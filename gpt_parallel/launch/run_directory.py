@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from gpt_parallel.wire import boot_id
 
 _PREFIX = "gpt_parallel-run-"
 _LOCK = "lock"
+_UNLOCKED = ".lock"
+_GRACE_S = 24 * 3600  # a launcher takes its lock within the first millisecond, unless it dies there
 
 
 @contextmanager
@@ -22,12 +25,12 @@ def run_directory() -> Iterator[Path]:
     _remove_leftovers()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
     directory.chmod(0o700)  # whatever the umask took away
-    lock = _create(directory / ".lock")
+    lock = _create(directory / _UNLOCKED)
     try:
         os.write(lock, _host())
         with suppress(OSError):  # a file system without locks: then nothing is ever taken for a leftover
             fcntl.flock(lock, fcntl.LOCK_EX)
-            (directory / ".lock").rename(directory / _LOCK)  # under this name it is locked, or its owner is gone
+            (directory / _UNLOCKED).rename(directory / _LOCK)  # under this name it is locked, or its owner is gone
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -57,17 +60,29 @@ def _remove_leftovers() -> None:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Raises OSError for what is no directory, or has no lock that is free. Nothing is followed through links."""
+    """Raises OSError for what is no directory, or has a lock that is not free. Nothing is followed through links."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if os.fstat(directory).st_uid != os.getuid():
+        state, names = os.fstat(directory), os.listdir(directory)
+        if state.st_uid != os.getuid():
             return
-        lock = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            if os.read(lock, 4096) == _host():
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(lock)
+        if _LOCK in names:
+            _remove_if_free(path, directory, _LOCK, (_host(),))
+        elif time.time() - state.st_mtime < _GRACE_S:
+            return
+        elif _UNLOCKED in names:
+            _remove_if_free(path, directory, _UNLOCKED, (_host(), b""))
+        else:
+            shutil.rmtree(path, ignore_errors=True)
     finally:
         os.close(directory)
+
+
+def _remove_if_free(path: Path, directory: int, lock_name: str, hosts: tuple[bytes, ...]) -> None:
+    lock = os.open(lock_name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if os.read(lock, 4096) in hosts:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(lock)

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
 from gpt_parallel.result import RankReport
 
 OnPhase = Callable[[int, str], None]
 
+_MAX_EVENT_BYTES = 256 << 20
 _SETTLE_S = 1.0  # after a first failure, for its cause to show where it was a peer's
 
 
@@ -101,30 +100,39 @@ class WatchedRank:
         except OSError:  # a connection that was lost
             data = b""
         self._pending += data
-        *lines, self._pending = self._pending.split(b"\n")
-        for line in lines:
-            self._take(bytes(line), on_phase)
+        if b"\n" in data:
+            *lines, self._pending = self._pending.split(b"\n")
+            for line in lines:
+                self._take(bytes(line), on_phase)
+        elif len(self._pending) > _MAX_EVENT_BYTES:
+            self._pending.clear()
+            self._refuse(f"an event of more than {_MAX_EVENT_BYTES} bytes")
+            return False
         return bool(data)
 
     def _take(self, line: bytes, on_phase: OnPhase) -> None:
-        event = json.loads(line)
-        if "stacks" in event:
-            return  # an answer that came too late
-        if "report" in event:
-            try:
+        try:
+            event = json.loads(line)
+            if "stacks" in event:
+                return  # an answer that came too late
+            if "report" in event:
                 self.report = RankReport.model_validate(event["report"])
-            except ValidationError as error:
-                self.error = {
-                    **{"phase": self.phase, "error": "it delivered a malformed result"},
-                    **{"traceback": str(error), "lost_peer": False},
-                }
+                return
+            phase, error = str(event["phase"]), event.get("error")
+            if error is not None:
+                self.error = {"phase": phase, "error": str(error), **{k: event[k] for k in ("traceback", "lost_peer")}}
+        except (ValueError, KeyError, TypeError, RecursionError) as malformed:  # pydantic's is a ValueError
+            self._refuse(f"{type(malformed).__name__}: {malformed}")
             return
-        self.phase = event["phase"]
-        if "error" in event:
-            self.error = event
-            return
-        self.history.append((time.monotonic(), self.phase))
-        on_phase(self.rank, self.phase)
+        self.phase = phase
+        if error is None:
+            self.history.append((time.monotonic(), phase))
+            on_phase(self.rank, phase)
+
+    def _refuse(self, problem: str) -> None:
+        """What a rank of this suite never does; it may be one that fell apart."""
+        told = {"error": "it delivered a malformed event or result", "traceback": problem}
+        self.error = {"phase": self.phase, "lost_peer": False, **told}
 
 
 class MissedDeadlineError(Exception):

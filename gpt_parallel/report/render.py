@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def write_report(
     formats: Iterable[str] = FORMATS,
     baseline: str | None = None,
     allow_other_host: bool = False,
+    files: StagedFiles | None = None,
 ) -> list[Path]:
-    """Write the asked formats into a directory, made if need be; returns the files written.
+    """Write the asked formats into a directory, made if need be; returns the files written, or staged with `files`.
 
     Charts are of the last run. Raises ReportError for an unknown format or baseline, or a directory that cannot be
     written.
@@ -47,18 +49,22 @@ def write_report(
         raise ReportError(f"unknown report format {unknown[0]!r}; allowed: {', '.join(FORMATS)}")
     comparison = compare(runs, baseline, allow_other_host)
     try:
-        return _write(runs, directory, wanted, comparison)
+        return _write(runs, directory, wanted, comparison, files)
     except OSError as error:
         raise ReportError(f"report directory {directory}: cannot be written ({error.strerror})") from error
 
 
 def _write(
-    runs: Sequence[SavedRun], directory: Path, wanted: Sequence[str], comparison: Comparison | None
+    runs: Sequence[SavedRun],
+    directory: Path,
+    wanted: Sequence[str],
+    comparison: Comparison | None,
+    others: StagedFiles | None,
 ) -> list[Path]:
     frame = to_frame(runs)
     sets = draw_charts(runs[-1]) if {"png", "html", "md"} & set(wanted) else []
     context = _context(runs, frame, comparison, sets)
-    with StagedFiles() as files:
+    with StagedFiles() if others is None else nullcontext(others) as files:
         if {"png", "md"} & set(wanted):  # the Markdown shows them
             _write_charts(directory / "charts", sets, files)
         if "csv" in wanted:

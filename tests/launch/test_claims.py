@@ -216,8 +216,10 @@ def test_too_few_free_cores_are_refused_or_shared(hold, cores):
         claim_cores(cores, 2, "refuse", never),
     ):
         pass
-    with claim_cores(cores, 2, "share", never) as got:
+    told = []
+    with claim_cores(cores, 2, "share", told.append) as got:
         assert got == (cores[0], cores[2]), "the free one, and one more"
+    assert told == ["sharing 1 CPU core(s) with other runs of gpt_parallel, which slows both"]
 
 
 def test_more_ranks_than_cores_take_all(cores):
@@ -307,7 +309,7 @@ def test_on_cpu_cores_are_shared_unless_told_otherwise(hold, cores, monkeypatch)
 
     with claim_devices(ON_CPU, 1, "auto", never) as got:
         assert got == (cores[1], cores[2])
-    with claim_devices(ON_CPU, 2, "auto", never) as got:
+    with claim_devices(ON_CPU, 2, "auto", lambda text: None) as got:
         assert got == tuple(cores)
     with pytest.raises(SpecError, match=r"3 CPU core\(s\) are needed"), claim_devices(ON_CPU, 2, "refuse", never):
         pass

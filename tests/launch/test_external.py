@@ -1,7 +1,9 @@
 """Runs that a launcher starts: real processes of this machine, started as srun, mpirun and torchrun would."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -10,15 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpt_parallel.launch import external
-from gpt_parallel.launch.external import on_clock
+from gpt_parallel.launch import hiring
+from gpt_parallel.launch.claims import claim_cores
+from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.result import BatchTimeline, RankReport, RoundReport
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import SpecError
+from gpt_parallel.spec import FaultSpec, SpecError
 from gpt_parallel.suite import Suite
+from tests.processes import ranks_alive
 
 STARTER = f"{sys.executable} {Path(__file__).parent.parent / 'starter.py'}"
+TORCHRUN = "torchrun --standalone --nproc-per-node={num_gpus}"
 HERE = "127.0.0.1:0"
 
 
@@ -26,19 +30,16 @@ HERE = "127.0.0.1:0"
 def make_suite(tmp_path):
     made = []
 
-    def make(launcher, **settings):
+    def make(launcher, fault=None, **settings):
         given = {"num_iterations": 1, "device": "cpu", "launcher_address": HERE, "log_dir": str(tmp_path / "logs")}
-        made.append(Suite(make_settings("smoke", {**given, "launcher": launcher, **settings})))
+        given |= {"launcher": launcher, **settings}
+        made.append(Suite(make_settings("smoke", given), fault=FaultSpec.parse(fault) if fault else None))
         return made[-1]
 
     yield make
     for suite in made:
         if "external" in vars(suite.runner):
             suite.runner.external.close()
-
-
-def ranks_alive():
-    return [p for p in psutil.Process().children(recursive=True) if "gpt_parallel.engine.remote" in p.cmdline()]
 
 
 @pytest.mark.parametrize("kind", ["srun", "mpirun"])
@@ -51,8 +52,9 @@ def test_a_case_is_run_and_verified(make_suite, kind):
     assert result.spec.execution.backend == "gloo"
     assert [rank.host for rank in result.ranks] == [socket.gethostname()] * 2
     assert [rank.rank for rank in result.ranks] == [0, 1]
-    if len(os.sched_getaffinity(0)) > 1:
+    if len(os.sched_getaffinity(0)) > 1:  # srun has bound each rank to one
         assert len({rank.cores for rank in result.ranks}) == 2
+        assert not result.spec.execution.oversubscribed
     assert 0 < result.figures.ttft_s < result.figures.latency_s < max(result.figures.round_seconds) + 1
     assert ranks_alive() == []
 
@@ -83,28 +85,27 @@ def test_a_killed_rank_is_named_and_the_next_run_passes(make_suite):
         suite.run(suite.spec("tensor_data_hybrid", 2))
     suite.runner.on_phase = lambda rank, phase: None
 
-    assert "ended, or its machine was cut off, without delivering a result in phase 'round" in str(failure.value)
+    assert "ended, or its machine was cut off, without delivering a result in phase '" in str(failure.value)
     assert "logs of all ranks: " in str(failure.value)
     assert ranks_alive() == []
     assert suite.run(suite.spec("tensor_data_hybrid", 2)).outputs
 
 
-def test_a_deadline_names_phases_and_shows_stacks(make_suite):
-    suite = make_suite(f"{STARTER} srun {{num_gpus}}", verify=False, timeout_s=15)
-    stopped = []
+def test_a_stopped_rank_is_named_at_the_deadline_and_does_not_outlive_it(make_suite):
+    """torchrun's ranks lead sessions of their own, and one that is stopped heeds neither SIGTERM nor a lost line."""
+    suite = make_suite(TORCHRUN, fault="round:1:sigstop", verify=False, timeout_s=15)
 
-    def stop(rank, phase):
-        if not stopped and phase.startswith("round") and (alive := ranks_alive()):
-            stopped.append(alive[0])
-            alive[0].suspend()
-
-    suite.runner.on_phase = stop
     with pytest.raises(LaunchError) as failure:
         suite.run(suite.spec("tensor_data_hybrid", 2))
 
-    assert "did not finish within 15 s: rank 0 on " in str(failure.value)
-    assert "most recent call first:" in str(failure.value)
-    assert "all_reduce" in str(failure.value) or "barrier" in str(failure.value)
+    head, _, stacks = str(failure.value).partition("\n")
+    host = socket.gethostname()
+    assert re.search(
+        rf"did not finish within 15 s: rank 0 on {host} was in phase '[a-z0-9 ]+'; rank 1 on {host} ", head
+    )
+    assert f"rank 1 on {host} was in phase 'round 1 of 1', stopped by a signal (" in head
+    assert head.count("stopped by") == 1
+    assert stacks.count(f" on {host}, most recent call first:") == 2, "it was let go on to tell"
     assert ranks_alive() == []
 
 
@@ -115,6 +116,60 @@ def test_a_launcher_that_ends_is_the_error_with_what_it_printed(make_suite):
         suite.run(suite.spec("pure_data_parallel", 2))
 
 
+def test_a_launcher_that_ends_badly_after_all_results_fails_the_run(make_suite):
+    suite = make_suite(f"sh -c '{STARTER} \"$@\"; echo rank 0: core dumped; exit 3' sh srun {{num_gpus}}", verify=False)
+
+    with pytest.raises(
+        LaunchError, match=r"(?s)results, but the launcher 'sh' ended with code 3.*\n  rank 0: core dum"
+    ):
+        suite.run(suite.spec("pure_data_parallel", 1))
+
+
+def test_a_launcher_that_cannot_be_started_is_told_and_followers_are_stopped(make_suite, tmp_path):
+    launcher = tmp_path / "launcher"
+    launcher.write_text("#!/bin/sh\nread forever < /dev/zero\n")
+    launcher.chmod(0o755)
+    suite = make_suite(str(launcher), verify=False, timeout_s=1)
+    spec = suite.spec("pure_data_parallel", 2)
+    with socket.create_connection(address_of(suite), timeout=10) as follower, follower.makefile("rw") as lines:
+        lines.write('{"follow": "two"}\n')
+        lines.flush()
+        with pytest.raises(LaunchError, match=r"did not start within 1 s: 0 of 2 ranks have reported at 127.0.0.1:\d+"):
+            suite.run(spec)
+        launcher.write_text("\0")
+        with pytest.raises(LaunchError, match=r"the launcher '.*launcher' cannot be started: Exec format error"):
+            suite.run(spec)
+        orders = [json.loads(lines.readline()) for _ in range(4)]
+
+    names = [order["start"] for order in orders[::2]]
+    assert [order["stop"] for order in orders[1::2]] == names
+    assert len(set(names)) == 2
+
+
+def test_a_launcher_of_this_machine_is_given_cores_that_others_have_not_claimed(make_suite, tmp_path):
+    cores = available_cores()
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    launcher = tmp_path / "torchrun"
+    launcher.write_text("#!/bin/sh\ngrep Cpus_allowed_list /proc/self/status; exit 7\n")
+    launcher.chmod(0o755)
+    waiting, refusing = (
+        make_suite(f"{launcher} --nproc-per-node={{num_gpus}}", verify=False, when_busy=policy)
+        for policy in ("wait", "refuse")
+    )
+    spec = waiting.spec("pure_data_parallel", 1)
+
+    with claim_cores(cores, len(cores) - 1, "wait", lambda text: None) as taken:
+        (left,) = set(cores) - set(taken)
+        with pytest.raises(LaunchError, match=rf"Cpus_allowed_list:\s+{left}\n"):
+            waiting.run(spec)
+        with (
+            claim_cores([left], 1, "wait", lambda text: None),
+            pytest.raises(SpecError, match="other runs of gpt_para"),
+        ):
+            refusing.run(spec)
+
+
 def test_a_launcher_that_starts_too_many_is_told_so(make_suite):
     suite = make_suite(f"{STARTER} srun 2", verify=False)
 
@@ -123,18 +178,15 @@ def test_a_launcher_that_starts_too_many_is_told_so(make_suite):
     assert ranks_alive() == []
 
 
-def test_a_launcher_that_starts_nothing_meets_the_deadline(make_suite):
-    suite = make_suite("sh -c 'read forever < /dev/zero'", verify=False, timeout_s=1)
-
-    with pytest.raises(LaunchError, match=r"did not start within 1 s: 0 of 2 ranks have reported at 127.0.0.1:\d+"):
-        suite.run(suite.spec("pure_data_parallel", 2))
+def address_of(suite):
+    host, _, port = suite.runner.external._reception.address.rpartition(":")
+    return host, int(port)
 
 
 def test_strangers_at_the_door_do_no_harm(make_suite):
     suite = make_suite(f"{STARTER} srun {{num_gpus}}", verify=False)
     spec = suite.spec("pure_data_parallel", 2)
-    port = int(suite.runner.external._reception.address.rpartition(":")[2])
-    silent = socket.create_connection(("127.0.0.1", port))
+    silent = socket.create_connection(address_of(suite))
     for words in (
         b"GET / HTTP/1.1\r\n\r\n",
         b"\xff\n",
@@ -143,7 +195,7 @@ def test_strangers_at_the_door_do_no_harm(make_suite):
         b'{"run": "other"}\n',
         b"x" * 99_999,
     ):
-        with socket.create_connection(("127.0.0.1", port)) as stranger, contextlib.suppress(OSError):
+        with socket.create_connection(address_of(suite)) as stranger, contextlib.suppress(OSError):
             stranger.sendall(words)
 
     with silent:
@@ -151,7 +203,7 @@ def test_strangers_at_the_door_do_no_harm(make_suite):
 
 
 def test_a_rank_of_another_version_is_refused(make_suite, monkeypatch):
-    monkeypatch.setattr(external, "__version__", "9.9")
+    monkeypatch.setattr(hiring, "__version__", "9.9")
     suite = make_suite(f"{STARTER} srun {{num_gpus}}", verify=False)
 
     with pytest.raises(LaunchError, match=r"gpt_parallel is 9\.9 here and .* on .*; install one version"):
@@ -187,17 +239,3 @@ def test_an_address_that_cannot_be_listened_on_is_refused_before_anything_runs(m
 
     with pytest.raises(SpecError, match=r"launcher address 192\.0\.2\.1:29401: cannot be listened on"):
         suite.spec("pure_data_parallel", 2)
-
-
-def test_times_of_other_clocks_are_shifted():
-    timeline = BatchTimeline(batch_id="0", start_s=1.0, token_times_s=(2.0, 3.0))
-    report = RankReport(
-        **{"rank": 0, "stage": 0, "replica": 0, "shard": 0, "layers": (0, 1), "num_heads": 1, "parameter_bytes": 1},
-        rounds=(RoundReport(seconds=5.0, timelines=(timeline, BatchTimeline(batch_id="1"))),),
-    )
-
-    (shifted,) = on_clock(report, -0.5).rounds
-
-    assert shifted.seconds == 5.0
-    assert shifted.timelines[0] == BatchTimeline(batch_id="0", start_s=0.5, token_times_s=(1.5, 2.5))
-    assert shifted.timelines[1].start_s is None

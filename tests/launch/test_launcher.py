@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gpt_parallel.launch import devices
+from gpt_parallel.launch import devices, launcher_process
 from gpt_parallel.launch.launcher import parse_address, parse_launcher
 from gpt_parallel.settings import make_settings
 from gpt_parallel.spec import SpecError
@@ -21,7 +21,12 @@ from gpt_parallel.spec import SpecError
         ("torchrun --nnodes=1:4 --nproc-per-node=4", None),
         ("torchrun --nproc-per-node=gpu", None),
         ("torchrun --nproc-per-node={num_gpus}", None),
+        ("torchrun --nnodes=2 --nproc-per-node=2 --nproc-per-node=4 --nnodes 1", 4),
         ("srun -n 8", 8),
+        ("srun -n4", 4),
+        ("srun -N2 --ntasks-per-node=4", 8),
+        ("srun -n 4 --ntasks=8", 8),
+        ("srun -n{num_gpus}", None),
         ("srun --ntasks=8 -N 2", 8),
         ("srun -N 2 --ntasks-per-node=4", 8),
         ("srun", None),
@@ -78,3 +83,31 @@ def test_cases_are_those_that_suit_the_launcher():
     assert devices.why_skip(any_number, 2) is None
     assert devices.resolve_execution(four, 4).backend == "gloo"
     assert not devices.resolve_execution(four, 4).oversubscribed
+
+
+def test_what_the_environment_would_change_about_a_launcher_is_kept_from_it(monkeypatch, tmp_path):
+    """Words alone say what a launcher starts and where; but srun needs to know its job."""
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.setenv("RANK", "7")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with (tmp_path / "log").open("wb") as log:
+        process = launcher_process.start(["env"], output=log)
+        assert process.wait(10) == 0
+
+    names = {line.partition("=")[0] for line in (tmp_path / "log").read_text().splitlines()}
+    assert {"PET_NNODES", "RANK", "SLURM_JOB_ID"} & names == {"SLURM_JOB_ID"}
+
+
+def test_a_launcher_is_stopped_with_what_left_its_session(tmp_path):
+    """As ranks of torchrun do; this one does not heed SIGTERM either."""
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], start_new_session=True)"
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as told:
+        with os.fdopen(write_end, "wb") as output:
+            process = launcher_process.start([sys.executable, "-c", launcher, stubborn], output=output)
+        assert told.readline() == b"\n"
+
+        launcher_process.stop(process)
+
+        assert b"signal" not in told.read(), "its end is there once nobody can write"

@@ -11,7 +11,7 @@ from gpt_parallel.wire import Hello
 
 
 def hello(rank, size):
-    return Hello(run="r", version="1", rank=rank, size=size, local_rank=0, host="h", clock="c", num_cores=1)
+    return Hello(run="r", version="1", rank=rank, size=size, local_rank=0, host="h", clock="c", pid=1, pid_space="p")
 
 
 def machines_of(mesh, hosts, numbers=None):

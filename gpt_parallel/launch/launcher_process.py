@@ -1,0 +1,88 @@
+"""The launcher's own process, here or where a machine joins: started, and ended with all that it started."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.launch.local import kill_group, without_launchers
+
+_STOP_S = 5.0  # for a launcher to end its ranks everywhere once it is told to
+
+
+def start(
+    command: Sequence[str], cores: Sequence[int] | None = None, output: IO[bytes] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Start it, on these cores if any are given. Raises LaunchError if it cannot be."""
+    environment = without_launchers(os.environ, kept=("SLURM_",))  # srun's job
+    try:
+        with _on(cores):
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                env=environment,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise LaunchError(f"the launcher {command[0]!r} cannot be started: {error.strerror or error}") from error
+
+
+@contextmanager
+def _on(cores: Sequence[int] | None) -> Iterator[None]:
+    """Have this thread on these cores, where what it starts stays."""
+    if cores is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def has_ended(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End it and its descendants, whatever sessions they have made themselves leaders of.
+
+    A launcher passes SIGTERM on to its ranks, here and elsewhere.
+    """
+    if process.poll() is not None:
+        return
+    descendants = []
+    with suppress(psutil.Error):
+        descendants = psutil.Process(process.pid).children(recursive=True)
+    for descendant in descendants:
+        with suppress(psutil.Error):
+            descendant.send_signal(signal.SIGCONT)  # a stopped process would not see SIGTERM
+    process.terminate()
+    has_ended(process, _STOP_S)
+    kill_group(process.pid)
+    for descendant in descendants:
+        with suppress(psutil.Error):
+            descendant.kill()
+    process.wait()
+
+
+def printed(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace").rstrip() if log.exists() else ""
+
+
+def tail(log: Path, num_lines: int = 20) -> str:
+    lines = printed(log).splitlines()[-num_lines:]
+    return "".join(["\n\nthe launcher and its ranks printed:", *(f"\n  {line}" for line in lines)]) if lines else ""
