@@ -50,6 +50,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         verified=max((r.verification.status for r in results), key=_STATUS_ORDER.index),
         tokens_compared=min(result.verification.tokens_compared for result in results),
         oversubscribed=spec.execution.oversubscribed,
+        shared=any(rank.shared for result in results for rank in result.ranks),
         degenerate=spec.degenerate,
         max_parameter_bytes=max(rank.parameter_bytes for rank in first.ranks),
         max_kv_cache_bytes=max(rank.kv_cache_bytes for rank in first.ranks),

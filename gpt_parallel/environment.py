@@ -46,7 +46,7 @@ _MODEL_FILES = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
 
 
 def describe_environment(ranks: Sequence[RankReport]) -> Environment:
-    commit, dirty = _git_state(_here())
+    commit, dirty = git_state()
     return Environment(
         gpt_parallel=__version__,
         torch=ranks[0].torch_version,
@@ -125,6 +125,11 @@ def _git_state(here: Path) -> tuple[str | None, bool | None]:
         return None, None
     status = _git(here, "status", "--porcelain", "--untracked-files=no")
     return _git(here, "rev-parse", "HEAD"), None if status is None else bool(status)
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of that checkout, and whether it has changes; None for an installed copy."""
+    return _git_state(_here())
 
 
 def git_branch() -> str | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 DEAF_S = 30.0  # long enough to stop ranks and write files; who waits for longer may want out
 
@@ -24,19 +25,32 @@ class _OneInterrupt:
             raise KeyboardInterrupt
 
 
-def heed_one_interrupt() -> None:
-    """From now on the next Ctrl-C raises KeyboardInterrupt, and those soon after it do nothing.
+# What says "stop": Ctrl-C; a scheduler's time limit, a CI system's cancellation; a closed terminal.
+_DEFAULTS: dict[int, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 
-    Where somebody else handles or ignores it, that stays.
+
+def heed_one_interrupt() -> None:
+    """From now on the next Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, and those soon after it do nothing.
+
+    Where somebody else handles or ignores one, that stays.
     """
-    if _is_main_thread() and (_is_ours() or signal.getsignal(signal.SIGINT) is signal.default_int_handler):
-        signal.signal(signal.SIGINT, _OneInterrupt())
+    if _is_main_thread():
+        handler = _OneInterrupt()
+        for number, default in _DEFAULTS.items():
+            if _is_ours(number) or signal.getsignal(number) is default:
+                signal.signal(number, handler)
 
 
 def heed_interrupts() -> None:
-    """Python's own way again."""
-    if _is_main_thread() and _is_ours():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Python's own ways again."""
+    if _is_main_thread():
+        for number, default in _DEFAULTS.items():
+            if _is_ours(number):
+                signal.signal(number, default)
 
 
 @contextmanager
@@ -52,8 +66,8 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _is_ours() -> bool:
-    return isinstance(signal.getsignal(signal.SIGINT), _OneInterrupt)
+def _is_ours(number: int) -> bool:
+    return isinstance(signal.getsignal(number), _OneInterrupt)
 
 
 _DELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)

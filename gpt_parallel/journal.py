@@ -88,6 +88,7 @@ class Finished(Frozen):
     outcome: Literal["passed", "failed", "oom", "skipped"]
     reason: str = ""
     seconds: float = 0.0
+    fault: str | None = None
     summary: CaseSummary | None = None
     results: tuple[RunResult, ...] = ()
 
@@ -138,7 +139,8 @@ class Journal:
             raise SpecError(f"{self.path} is not a {header.kind} journal; {self._words.elsewhere}")
         if resume and lines:
             self._check_header(lines[0], header)
-            self.finished = {cell.cell: cell for cell in self._cells(lines)}
+            # A cell that was given a fault has not been run yet.
+            self.finished = {cell.cell: cell for cell in self._cells(lines) if cell.fault is None}
             os.ftruncate(self._file, end)
             return
         if len(lines) > 1 and lines[-1] != _END:

@@ -91,7 +91,7 @@ class Matrix:
         for number, cell in enumerate(self._cells, start=1):
             if cell.name not in journal.finished:
                 self._progress.started(number, cell)
-                finished = self._finish(cell)
+                finished = self._finish(cell).model_copy(update={"fault": str(self._fault) if self._fault else None})
                 journal.add(finished)
                 self._progress.finished(number, finished)
         journal.end()

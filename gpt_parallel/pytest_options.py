@@ -69,6 +69,7 @@ def choose(config: pytest.Config) -> Choice:
     from gpt_parallel.launch.devices import default_preset
 
     asked = {name: config.getoption(f"gpt_{name}") or None for name in Settings.model_fields}
+    asked["launcher"] = config.getoption("gpt_launcher")  # an empty one is a mistake, and not no launcher
     given, notes = apply_classic(_classic(config), asked)
     path = config.getoption("gpt_config")
     file = read_config(config.invocation_params.dir / path) if path else ConfigFile({})

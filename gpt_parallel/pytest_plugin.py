@@ -72,18 +72,21 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def _settings(config: pytest.Config) -> "Settings":
     if _SETTINGS not in config.stash:
-        from gpt_parallel.launch.devices import resolve_device
+        from gpt_parallel.launch.devices import device_counts, resolve_device
         from gpt_parallel.pytest_options import choose
         from gpt_parallel.spec import SpecError
 
         try:
-            settings, config.stash[_NOTES] = choose(config)
+            settings, notes = choose(config)
             resolve_device(settings)
+            counts = device_counts(settings)
+            if settings.launcher and not settings.device_counts and len(counts) == 1:
+                notes.append(f"the launcher starts {counts[0]} ranks: cases are made for {counts[0]} devices only")
             if settings.has_custom_mesh:
                 _custom_cases(settings)
         except SpecError as error:
             raise pytest.UsageError(_usage(error.problems)) from error
-        config.stash[_SETTINGS] = settings
+        config.stash[_SETTINGS], config.stash[_NOTES] = settings, notes
     return config.stash[_SETTINGS]
 
 

@@ -162,7 +162,11 @@ class SessionKeeper:
 
     def _write_report(self) -> bool:
         """False where what was measured could not be written."""
-        if self._directory is None or not self.record.is_timed:
+        if self._directory is None:
+            return True
+        if not (self.record.is_timed or self.record.has_failures):
+            if self._journal is not None and (self._directory / FILE_NAME).exists():
+                self._notes.append(f"no case finished; the report in {self._directory} is of an earlier session")
             self._end_journal(is_over=False)
             return True
         try:

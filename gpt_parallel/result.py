@@ -116,6 +116,7 @@ class RankReport(Frozen):
     cores: tuple[int, ...] = ()
     host: str = ""
     oversubscribed: bool = False
+    shared: bool = False
     num_threads: NonNegativeInt = 0
     torch_version: str = ""
 
@@ -306,6 +307,7 @@ class CaseSummary(Frozen):
     verified: Literal["exact", "tie", "mismatch", "skipped", "fault-injected"]
     tokens_compared: Count
     oversubscribed: bool
+    shared: bool = False
     degenerate: bool
     max_parameter_bytes: Count
     max_kv_cache_bytes: Count

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
-from gpt_parallel.launch.claims import claim_devices
+from gpt_parallel.launch.claims import Claimed, claim_devices
 from gpt_parallel.launch.external import External
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.gpu_sampler import gpu_sampler
@@ -89,19 +89,23 @@ class Runner:
             raise LaunchError(message, out_of_memory=error.out_of_memory) from error
 
     def _launch(self, job: Job, on_phase: OnPhase, observer: Observer | None = None) -> tuple[RankReport, ...]:
-        with self._claimed(job.spec, on_phase) as cores:
-            return launch(job, on_phase=on_phase, observer=observer, cores=cores)
+        with self._claimed(job.spec, on_phase) as claimed:
+            return _marked(launch(job, on_phase=on_phase, observer=observer, cores=claimed.cores), claimed)
 
     def _launch_by(self, external: External, job: Job) -> tuple[RankReport, ...]:
         """Devices of other machines are not ours to claim, and a launcher that reaches some may have chosen any."""
         if not external.is_local:
             return external.launch(job, on_phase=self.on_phase)
-        with self._claimed(job.spec, self.on_phase) as cores:
-            return external.launch(job, on_phase=self.on_phase, cores=cores)
+        with self._claimed(job.spec, self.on_phase) as claimed:
+            return _marked(external.launch(job, on_phase=self.on_phase, cores=claimed.cores), claimed)
 
-    def _claimed(self, spec: RunSpec, on_phase: OnPhase) -> AbstractContextManager[tuple[int, ...]]:
+    def _claimed(self, spec: RunSpec, on_phase: OnPhase) -> AbstractContextManager[Claimed]:
         when_busy = self._settings.when_busy
         return claim_devices(spec.execution, spec.num_gpus, when_busy, lambda text: on_phase(0, text))
+
+
+def _marked(ranks: tuple[RankReport, ...], claimed: Claimed) -> tuple[RankReport, ...]:
+    return tuple(rank.model_copy(update={"shared": claimed.are_shared}) for rank in ranks)
 
 
 def asked_for(fault: FaultSpec | None) -> str:

@@ -10,7 +10,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from gpt_parallel import __version__
-from gpt_parallel.environment import git_branch
+from gpt_parallel.environment import git_branch, git_state
+from gpt_parallel.launch.devices import available_cores, cpu_name
 from gpt_parallel.report.load import NotRun, describe_incompleteness
 from gpt_parallel.result import CaseSummary
 from gpt_parallel.staged import StagedFiles
@@ -76,20 +77,26 @@ class SessionRecord:
     def is_timed(self) -> bool:
         return any(benchmark for _, benchmark in self._rows.values())
 
+    @property
+    def has_failures(self) -> bool:
+        return any(entry["outcome"] == "failed" for entry in self.not_run)
+
     def document(self) -> dict[str, Any]:
         """The session as `--benchmark-json` would write it, as far as reports read it."""
-        last = self.summaries[-1]
+        if self.summaries:
+            last = self.summaries[-1]
+            node, cpu, num_cores = last.hostname, last.cpu, last.num_cores
+            commit, dirty = last.git_commit, last.git_dirty
+        else:
+            node, cpu, num_cores = platform.node(), cpu_name(), len(available_cores())
+            commit, dirty = git_state()
         return {
             "machine_info": {
-                "node": last.hostname,
+                "node": node,
                 "machine": platform.machine(),
-                "cpu": {"brand_raw": last.cpu, "count": last.num_cores},
+                "cpu": {"brand_raw": cpu, "count": num_cores},
             },
-            "commit_info": {
-                "id": last.git_commit,
-                "branch": git_branch() if last.git_commit else None,
-                "dirty": last.git_dirty,
-            },
+            "commit_info": {"id": commit, "branch": git_branch() if commit else None, "dirty": dirty},
             "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "version": f"gpt_parallel {__version__}",
             "benchmarks": [benchmark for _, benchmark in self._rows.values() if benchmark],

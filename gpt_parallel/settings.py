@@ -94,7 +94,7 @@ class Settings(Frozen):
     warmup: PositiveInt = Field(1, description="untimed passes before the timed rounds; the first is the one verified")
     num_iterations: PositiveInt = Field(3, description="timed passes over all requests, in each launch")
     launches: PositiveInt = Field(1, description="fresh launches of each case; gates need at least 3")
-    launcher: str | None = Field(
+    launcher: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description='start ranks by this, maybe on several machines: "torchrun --nnodes=2 --nproc-per-node=2 …", '
         '"srun …", "mpirun …"; {num_gpus} in it stands for a case\'s number of ranks',

@@ -10,7 +10,7 @@ from rich.table import Table
 from gpt_parallel.result import CaseSummary
 from gpt_parallel.text import plain
 
-_OVERSUBSCRIBED, _DEGENERATE = "*", "†"
+_OVERSUBSCRIBED, _DEGENERATE, _SHARED = "*", "†", "§"
 # Headings of columns that hold words.
 _WORDS = ("case", "run", "commit", "branch", "machine", "strategy", "mesh", "verified")
 _WIDE = 1000  # a table takes only what it needs
@@ -45,7 +45,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], is_narrow
 
 def _row(case: CaseSummary, single: float | None) -> list[str]:
     speedup = case.throughput_tok_s / single if case.throughput_tok_s and single and not case.is_peer else None
-    marks = _OVERSUBSCRIBED * case.oversubscribed + _DEGENERATE * case.degenerate
+    marks = _OVERSUBSCRIBED * case.oversubscribed + _DEGENERATE * case.degenerate + _SHARED * case.shared
     return [
         case.strategy,
         f"{case.num_gpus}{marks}",
@@ -107,4 +107,6 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
         lines.append(f"{_OVERSUBSCRIBED} oversubscribed: more ranks than devices, correct but not a measure of scaling")
     if any(case.degenerate for case in cases):
         lines.append(f"{_DEGENERATE} degenerate: the same mesh as an earlier strategy")
+    if any(case.shared for case in cases):
+        lines.append(f"{_SHARED} shared: another run of gpt_parallel used the same devices, slower than alone")
     return [plain(line) for line in lines]

@@ -294,7 +294,10 @@ def test_under_pytest_a_fault_fails_the_case_and_saves_no_timing(tmp_path, fault
     assert saved["benchmarks"] == []
     (failed,) = saved["gpt_parallel"]["not_run"]
     assert (failed["outcome"], f"(fault injected: {fault})" in failed["reason"]) == ("failed", True)
-    assert not (tmp_path / "report" / "report.html").exists()
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "**Key findings**" in page, "an earlier session's report must not stand for this one"
+    assert f"(fault injected: {fault})" in page
+    assert json.loads((tmp_path / "report" / "benchmarks.json").read_text())["benchmarks"] == []
 
 
 def test_run_writes_that_a_fault_was_injected_and_exits_1(tmp_path):
@@ -319,7 +322,7 @@ def test_a_matrix_marks_the_cell_and_runs_it_again_without_the_fault(tmp_path, f
 
     broken = run_cli(*command, "--inject-fault", fault, cwd=tmp_path)
     lines = (tmp_path / "out" / "matrix.jsonl").read_text().splitlines()
-    again = run_cli(*command, "--resume", "--retry-failed", cwd=tmp_path)
+    again = run_cli(*command, "--resume", cwd=tmp_path)
 
     assert broken.returncode == 1
     assert broken.stdout.count(told) == broken.stdout.count(f"(fault injected: {fault})") == 2

@@ -42,6 +42,20 @@ def test_the_first_counts_and_those_soon_after_it_do_not(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_scheduler_s_or_terminal_s_end_is_as_ctrl_c(number):
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with one_interrupt():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+            signal.raise_signal(number)
+            press()
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])
 def test_what_others_do_with_it_stays(handler):
     signal.signal(signal.SIGINT, handler)

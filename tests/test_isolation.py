@@ -12,9 +12,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from gpt_parallel import runner
+from gpt_parallel.case import summarise
 from gpt_parallel.cli.common import make_writable
 from gpt_parallel.environment import RECORDED_VARIABLES, describe_environment
 from gpt_parallel.launch import claims, fork_server, local, run_directory
@@ -28,7 +31,7 @@ from gpt_parallel.strategies import STRATEGIES, Strategy
 from gpt_parallel.suite import Suite
 from gpt_parallel.text import slug
 from tests import mutants
-from tests.factories import bench, document, rank_report
+from tests.factories import bench, document, rank_report, run_result, run_spec
 from tests.processes import environment, ranks_alive
 
 ROOT = Path(__file__).parent.parent
@@ -321,6 +324,28 @@ def test_a_launch_claims_its_cores(when_busy, monkeypatch):
     assert told == {"wait": [waiting], "refuse": [], "auto": [sharing]}[when_busy]
 
 
+@pytest.mark.parametrize("launcher", [None, "of this machine"])
+def test_figures_of_a_launch_on_shared_cores_are_marked(launcher, monkeypatch):
+    cores = (10_000_000 + os.getpid(),)
+    monkeypatch.setattr(claims, "available_cores", lambda: cores)
+    suite = Suite(make_settings("smoke", SMOKE))
+    launched = SimpleNamespace(is_local=True, launch=lambda job, **given: (rank_report(), rank_report(1)))
+    if launcher is None:
+        monkeypatch.setattr(runner, "launch", launched.launch)
+    else:
+        suite.runner.external = launched
+
+    def is_marked():
+        ranks = suite.runner.run(suite.spec("pure_data_parallel", 2)).ranks
+        case = run_result(run_spec()).model_copy(update={"ranks": ranks})
+        unmarked = run_result(run_spec()).model_copy(update={"ranks": (rank_report(), rank_report(1))})
+        return [rank.shared for rank in ranks] + [summarise([unmarked, case]).shared]
+
+    with claim_cores(cores, 1, "refuse", pytest.fail):
+        assert is_marked() == [True] * 3
+    assert is_marked() == [False] * 3
+
+
 # Files
 
 
@@ -341,10 +366,9 @@ def test_a_run_s_files_are_private_whatever_the_umask(umask, monkeypatch, tmp_pa
     modes = {}
 
     def look(rank, phase):
-        (directory,) = tmp_path.glob("gpt_parallel-run-*")
-        modes[""] = stat.S_IMODE(directory.stat().st_mode)
-        for path in directory.iterdir():
-            modes[path.name] = stat.S_IMODE(path.stat().st_mode)
+        for directory in tmp_path.glob("gpt_parallel-run-*"):  # none yet when other runs have the cores
+            modes[""] = stat.S_IMODE(directory.stat().st_mode)
+            modes.update((path.name, stat.S_IMODE(path.stat().st_mode)) for path in directory.iterdir())
 
     suite = Suite(make_settings("smoke", SMOKE | {"backend": "gloo"}), look)
     suite.run(suite.spec("pure_data_parallel", 2))

@@ -195,6 +195,8 @@ def test_benchmark_disable_verifies_only():
         (("--gpt-model", "no-such-model"), "no such directory, and not a known model"),
         (("--gpt-weights", "checkpoint", "--gpt-offline"), "use weights 'random'"),
         (("--gpt-device", "cuda", "--gpt-preset", "smoke"), "device 'cuda' was asked for"),
+        (("--gpt-preset", "smoke", "--gpt-launcher", "srun 'unclosed"), "not a command line (No closing quotation)"),
+        (("--gpt-preset", "smoke", "--gpt-launcher", ""), "launcher = ''"),
     ],
 )
 def test_bad_input_is_one_usage_error_before_any_rank(arguments, message):

@@ -1,3 +1,5 @@
+import pytest
+
 from gpt_parallel.table import four_digits, render_table, text_table
 from tests.factories import summary
 
@@ -23,3 +25,12 @@ def test_a_heading_may_have_lines():
     lines = text_table(["case", "peak\nMiB"], [["a", "1"], ["bcd", "200"]], is_narrow=True).splitlines()
 
     assert [line.rstrip() for line in lines] == ["      peak", "case   MiB", "──────────", "a        1", "bcd    200"]
+
+
+@pytest.mark.parametrize(("mark", "name"), [("*", "oversubscribed"), ("†", "degenerate"), ("§", "shared")])
+def test_what_figures_do_not_hold_for_is_marked(mark, name):
+    text = render_table([summary(), summary(num_gpus=2, **{name: True})])
+
+    assert f" 2{mark} " in text
+    assert f"\n{mark} {name}: " in text
+    assert mark not in render_table([summary()])

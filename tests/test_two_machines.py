@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.machines import CannotMakeThemError, TwoMachines
-from tests.processes import environment
+from tests.processes import MARK, environment
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = "torchrun --nnodes=2 --nproc-per-node={} --rdzv-backend=c10d --rdzv-endpoint=one:29400"
@@ -41,12 +41,12 @@ class Session:
         return process
 
     def ranks(self):
-        """Those of either machine that have told this test's temporary directory from others'."""
+        """Those of either machine."""
         found = []
         for process in psutil.process_iter():
             try:
                 is_rank = "gpt_parallel.engine.remote" in process.cmdline()
-                if is_rank and process.environ().get("TMPDIR") == str(self._directory):
+                if is_rank and process.environ().get(MARK) == os.environ[MARK]:
                     found.append(process)
             except psutil.Error:
                 continue

@@ -5,9 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
@@ -58,7 +60,8 @@ def join(
     with exit_codes():
         command = parse_launcher(launcher)
         command.command(1, [])  # is it there?
-        _follow(_connect(address, wait), address, command)
+        with tempfile.TemporaryDirectory(prefix="gpt_parallel-join-") as room:  # torchrun leaves directories behind
+            _follow(_connect(address, wait), address, command, Path(room) if command.is_torchrun else None)
     errors.print("the session is over")
 
 
@@ -78,7 +81,7 @@ def _connect(address: str, wait_s: float) -> socket.socket:
             time.sleep(0.5)
 
 
-def _follow(session: socket.socket, address: str, launcher: Launcher) -> None:
+def _follow(session: socket.socket, address: str, launcher: Launcher, temporary: Path | None) -> None:
     """Start and stop this machine's launcher as the session says, until it is over."""
     session.settimeout(None)
     keep_alive(session)
@@ -94,7 +97,7 @@ def _follow(session: socket.socket, address: str, launcher: Launcher) -> None:
                 program = [sys.executable, "-m", "gpt_parallel", "worker", address, str(name)]
                 words = launcher.command(int(order["num_gpus"]), program)
                 with uninterrupted():  # or it would be left behind, not known of
-                    running = launcher_process.start(words)
+                    running = launcher_process.start(words, temporary=temporary)
     finally:
         with uninterrupted():
             _end(running)

@@ -62,15 +62,13 @@ def main(arguments: list[str]) -> int:
     address, run = arguments
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    line = _Line(address)
-    line.tell(_hello(run).model_dump())
-    store: Any = None  # torch is not imported yet
-    while "job" not in (message := line.listen()):
-        if "ping" in message:
-            line.tell({"clock": time.monotonic()})
-        elif "serve_store" in message:
-            store = _serve_store(line.socket, message["serve_store"])
-            line.tell({"store": store.port})
+    try:
+        line = _Line(address)
+        line.tell(_hello(run).model_dump())
+        message, store = _get_ready(line)
+    except OSError as error:
+        print(f"gpt-parallel worker: no run at {address} wants this rank ({error.strerror or error})", file=sys.stderr)
+        return 2
     pipe = EventPipe(line.socket.fileno())
     pipe.enter("start")
     threading.Thread(target=_obey, args=(line, pipe), daemon=True).start()
@@ -80,6 +78,18 @@ def main(arguments: list[str]) -> int:
         pipe.fail(error)
         return 1
     return 0
+
+
+def _get_ready(line: _Line) -> tuple[dict[str, Any], Any]:
+    """Answer questions until the job comes; it, and the store if it is here that ranks meet."""
+    store: Any = None  # torch is not imported yet
+    while "job" not in (message := line.listen()):
+        if "ping" in message:
+            line.tell({"clock": time.monotonic()})
+        elif "serve_store" in message:
+            store = _serve_store(line.socket, message["serve_store"])
+            line.tell({"store": store.port})
+    return message, store
 
 
 def _run(message: dict[str, Any], store: Any, own_address: str, pipe: EventPipe) -> None:

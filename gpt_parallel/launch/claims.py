@@ -3,6 +3,8 @@
 A claim is the name of an abstract Unix socket, bound and never listened on. It is no file, runs of all users see it,
 and the kernel takes it back from a process however that ends. Such names belong to a network namespace: runs in
 containers with networks of their own do not see each other's.
+
+A device has a few names, so that those who share it have one each: it is free when none of them is taken.
 """
 
 import errno
@@ -13,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gpt_parallel.launch.devices import available_cores, cuda_devices, open_nvml
 from gpt_parallel.settings import WhenBusy
@@ -24,38 +26,50 @@ AVAILABLE = sys.platform == "linux"
 Policy = Literal["wait", "refuse", "share"]
 OnWait = Callable[[str], None]
 
+_NUM_SLOTS = 8  # more runs at once on one device are not seen
 _PERIOD_S = 0.2  # there is nothing to wait on
 _MEMORY_WAIT_S = 5.0
 _MEMORY_SLACK_BYTES = 64 << 20  # other programs on the GPU come and go
 _LOGGER = logging.getLogger("gpt_parallel")
 
 
+class Claimed(NamedTuple):
+    """The cores to deal to a launch's ranks, and whether other runs used any of its devices when it started."""
+
+    cores: tuple[int, ...]
+    are_shared: bool
+
+
 @contextmanager
-def claim_devices(
-    execution: ExecutionSpec, num_ranks: int, when_busy: WhenBusy, on_wait: OnWait
-) -> Iterator[tuple[int, ...]]:
-    """Claim a launch's devices, and yield the cores to deal to its ranks.
+def claim_devices(execution: ExecutionSpec, num_ranks: int, when_busy: WhenBusy, on_wait: OnWait) -> Iterator[Claimed]:
+    """Claim a launch's devices until the block ends.
 
     GPUs are let go when their memory is free again. Raises SpecError if they are busy and `when_busy` is "refuse".
     """
     if execution.device == "cuda":
         uuids = [gpu.uuid for gpu in cuda_devices()[:num_ranks]]
-        with claim_gpus(uuids, "wait" if when_busy == "auto" else when_busy, on_wait), memory_given_back(uuids):
-            yield available_cores()
+        policy: Policy = "wait" if when_busy == "auto" else when_busy
+        with claim_gpus(uuids, policy, on_wait) as are_shared, memory_given_back(uuids):
+            yield Claimed(available_cores(), are_shared)
         return
     count = num_ranks * execution.cores_per_rank
-    with claim_cores(available_cores(), count, "share" if when_busy == "auto" else when_busy, on_wait) as cores:
-        yield cores
+    with claim_cores(available_cores(), count, "share" if when_busy == "auto" else when_busy, on_wait) as claimed:
+        yield claimed
 
 
 @contextmanager
-def claim_gpus(uuids: Sequence[str], when_busy: Policy, on_wait: OnWait) -> Iterator[None]:
-    """Claim all of these GPUs, or with "share" none."""
+def claim_gpus(uuids: Sequence[str], when_busy: Policy, on_wait: OnWait) -> Iterator[bool]:
+    """Claim all of these GPUs, and yield whether any is shared."""
     with ExitStack() as claims:
-        if when_busy != "share":
-            for uuid in sorted(set(uuids)):  # in one order everywhere: two runs never wait for each other
+        are_shared = False
+        for uuid in sorted(set(uuids)):  # in one order everywhere: two runs never wait for each other
+            if when_busy == "share":
+                claim = _claim(f"gpu/{uuid}")
+                are_shared |= claim is None
+                claims.enter_context(claim or _share(f"gpu/{uuid}"))
+            else:
                 claims.enter_context(_claim_gpu(uuid, f"GPU {uuids.index(uuid)}", when_busy, on_wait))
-        yield
+        yield are_shared
 
 
 def _claim_gpu(uuid: str, title: str, when_busy: Policy, on_wait: OnWait) -> ExitStack:
@@ -74,10 +88,10 @@ def _claim_gpu(uuid: str, title: str, when_busy: Policy, on_wait: OnWait) -> Exi
 
 
 @contextmanager
-def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait: OnWait) -> Iterator[tuple[int, ...]]:
+def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait: OnWait) -> Iterator[Claimed]:
     """Claim and yield `count` of the available cores, or all where there are fewer.
 
-    Those that nobody has claimed come first; with "share" the rest are cores of other runs, and `on_wait` is told.
+    Those that nobody uses come first; with "share" the rest are cores of other runs, and `on_wait` is told.
     """
     count, is_told = min(count, len(available)), False
     while True:
@@ -85,10 +99,12 @@ def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait
             free = _claim_free_cores(available, count, claims)
             if len(free) == count or when_busy == "share":
                 busy = [core for core in available if core not in free][: count - len(free)]
+                for core in busy:
+                    claims.enter_context(_share(f"core/{core}"))
                 if busy:
                     on_wait(f"sharing {len(busy)} CPU core(s) with other runs of gpt_parallel, which slows both")
                 chosen = {*free, *busy}
-                yield tuple(core for core in available if core in chosen)
+                yield Claimed(tuple(core for core in available if core in chosen), bool(busy))
                 return
         if when_busy == "refuse":
             raise SpecError(
@@ -110,12 +126,37 @@ def _claim_free_cores(available: Sequence[int], count: int, claims: ExitStack) -
     return free
 
 
-def _claim(name: str) -> ExitStack | None:
+def _claim(device: str) -> ExitStack | None:
+    """To be closed to give it back; None if anybody uses the device, sharing it or not.
+
+    The first name is what is kept. Who has it, and then finds all others free, came before whoever shares the device.
+    """
+    kept, *others = _names(device)
+    if (claim := _bind(kept)) is None:
+        return None
+    for name in others:
+        if (slot := _bind(name)) is None:
+            claim.close()
+            return None
+        slot.close()
+    return claim
+
+
+def _share(device: str) -> ExitStack:
+    """One of a busy device's names, so that it stays busy when its first user ends; none if all are taken."""
+    return next(filter(None, map(_bind, _names(device))), ExitStack())
+
+
+def _names(device: str) -> list[str]:
+    return [f"\0gpt_parallel/{device}/{slot}" for slot in range(_NUM_SLOTS)]
+
+
+def _bind(name: str) -> ExitStack | None:
     """To be closed to give it back; None if somebody else has it. Programs that are started do not inherit it."""
     with ExitStack() as stack:
         if AVAILABLE:
             try:
-                stack.enter_context(socket.socket(socket.AF_UNIX)).bind(f"\0gpt_parallel/{name}")
+                stack.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise

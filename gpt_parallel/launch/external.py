@@ -28,6 +28,7 @@ from gpt_parallel.result import RankReport
 from gpt_parallel.spec import Job, RunSpec, SpecError
 
 _GRACE_S = 10.0  # for a launcher to end once its ranks have
+_LAST_WORDS_S = 2.0  # for a launcher to say how a rank that is gone has ended
 
 
 class External:
@@ -82,6 +83,8 @@ class External:
             is_over = has_ended
             return reports
         except LaunchError as error:
+            if process is not None and any(rank.ended for rank in ranks):
+                launcher_process.has_ended(process, _LAST_WORDS_S)
             kept = keep_logs(ranks, run.spec, run.begin, launcher=launcher_process.printed(run.log))
             message = f"{error}{launcher_process.tail(run.log)}\n\n{kept}"
             raise LaunchError(message, out_of_memory=error.out_of_memory) from error
@@ -97,7 +100,10 @@ class External:
     def _start(self, run: "_Run", cores: Sequence[int] | None) -> "subprocess.Popen[bytes]":
         program = [sys.executable, "-m", "gpt_parallel", "worker", self._reception.address, run.name]
         with create_private(run.log) as output:
-            return launcher_process.start(self._launcher.command(run.spec.num_gpus, program), cores, output)
+            command = self._launcher.command(run.spec.num_gpus, program)
+            # torchrun leaves directories behind. What others start may be elsewhere, where there is no such directory.
+            temporary = run.log.parent if self._launcher.is_torchrun else None
+            return launcher_process.start(command, cores, output, temporary)
 
     def _gather(self, run: "_Run", process: "subprocess.Popen[bytes]", guests: list[Guest]) -> None:
         told, size = -1, run.spec.num_gpus
@@ -168,6 +174,7 @@ def default_host(launcher: Launcher) -> str:
     if address.startswith("127."):
         raise SpecError(
             f"this machine's name {name!r} is of no use to others (it stands for {address}…); "
-            "give the launcher address HOST:PORT at which ranks on other machines reach this one"
+            "give --gpt-launcher-address (or --launcher-address) HOST:PORT, at which ranks on other machines reach it; "
+            "127.0.0.1:0 if all ranks are here"
         )
     return name

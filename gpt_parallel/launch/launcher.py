@@ -1,5 +1,6 @@
 """The user's launcher (torchrun, srun, mpirun …) as words: how many ranks it starts, and the command that does."""
 
+import re
 import shlex
 import shutil
 import sys
@@ -22,20 +23,20 @@ class Launcher(NamedTuple):
         return Path(self.words[0]).name
 
     @property
-    def _is_torchrun(self) -> bool:
+    def is_torchrun(self) -> bool:
         return self.name == "torchrun" or "torch.distributed.run" in self.words
 
     @property
     def is_local(self) -> bool:
         """Whether all ranks are sure to be on this machine."""
-        return self._is_torchrun and ("--standalone" in self.words or (self._option("--nnodes") or "1") == "1")
+        return self.is_torchrun and ("--standalone" in self.words or (self._option("--nnodes") or "1") == "1")
 
     @property
     def size(self) -> int | None:
         """How many ranks it starts, where the words tell and do not depend on the case."""
         if any(_PLACE in word for word in self.words):
             return None
-        if self._is_torchrun:
+        if self.is_torchrun:
             return _product(self._option("--nnodes") or "1", self._option("--nproc-per-node") or "1")
         if self.name == "srun":
             total = self._option("--ntasks", "-n")
@@ -57,7 +58,7 @@ class Launcher(NamedTuple):
         path = shutil.which(words[0]) or beside
         if path is None:
             raise SpecError(f"launcher {words[0]!r}: there is no such program here")
-        if self._is_torchrun and "--no-python" not in words:
+        if self.is_torchrun and "--no-python" not in words:
             words.append("--no-python")
         return [path, *words[1:], *program]
 
@@ -86,6 +87,9 @@ def parse_launcher(text: str) -> Launcher:
         raise SpecError(f"launcher {text!r}: not a command line ({error})") from error
     if not words:
         raise SpecError('the launcher is empty; give a command such as "torchrun --nnodes=2 --nproc-per-node=4"')
+    strange = [name for word in words for name in re.findall(r"\{\w+\}", word) if name != _PLACE]
+    if strange:
+        raise SpecError(f"launcher {text!r}: {strange[0]} stands for nothing; only {_PLACE} does, a case's devices")
     return Launcher(words)
 
 

@@ -17,10 +17,17 @@ _STOP_S = 5.0  # for a launcher to end its ranks everywhere once it is told to
 
 
 def start(
-    command: Sequence[str], cores: Sequence[int] | None = None, output: IO[bytes] | None = None
+    command: Sequence[str],
+    cores: Sequence[int] | None = None,
+    output: IO[bytes] | None = None,
+    temporary: Path | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start it, on these cores if any are given. Raises LaunchError if it cannot be."""
-    environment = without_launchers(os.environ, kept=("SLURM_",))  # srun's job
+    """Start it, on these cores if any are given, with its temporary files there. Raises LaunchError if it cannot be."""
+    environment = {
+        "OMP_NUM_THREADS": "1",  # torchrun would set it, and say so at length
+        **without_launchers(os.environ, kept=("SLURM_",)),  # srun's job
+        **({"TMPDIR": str(temporary)} if temporary else {}),
+    }
     try:
         with _on(cores):
             return subprocess.Popen(

@@ -166,4 +166,6 @@ def duration(seconds: float) -> str:
 
 
 def _marks(row: Cells) -> str:
-    return "" if pd.isna(row["oversubscribed"]) else "*" * bool(row["oversubscribed"]) + "†" * bool(row["degenerate"])
+    if pd.isna(row["oversubscribed"]):
+        return ""
+    return "*" * bool(row["oversubscribed"]) + "†" * bool(row["degenerate"]) + "§" * bool(row["shared"])

@@ -134,6 +134,7 @@ def _time_lost(cases: Sequence[CaseSummary]) -> list[str]:
 def _marks(cases: Sequence[CaseSummary]) -> list[str]:
     over = [_name(case) for case in cases if case.oversubscribed]
     same = [_name(case) for case in cases if case.degenerate]
+    shared = [_name(case) for case in cases if case.shared]
     found = []
     if over:
         found.append(
@@ -141,6 +142,8 @@ def _marks(cases: Sequence[CaseSummary]) -> list[str]:
         )
     if same:
         found.append(f"Degenerate (the same mesh as an earlier strategy): {', '.join(same)}.")
+    if shared:
+        found.append(f"Shared (another run used the same devices; slower than alone): {', '.join(shared)}.")
     return found
 
 

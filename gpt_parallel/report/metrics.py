@@ -66,6 +66,7 @@ COLUMNS = (
     "launches",
     "verified",
     "oversubscribed",
+    "shared",
     "degenerate",
     "commit",
     "branch",
@@ -77,7 +78,7 @@ _COUNTS = (
     *("latency_samples", "ttft_samples", "tpot_samples"),
     *("max_resident_bytes", "max_proportional_bytes", "max_reserved_bytes", "gpu_memory_used_bytes"),
 )
-_FLAGS = ("oversubscribed", "degenerate")
+_FLAGS = ("oversubscribed", "shared", "degenerate")
 
 
 def to_frame(runs: Sequence[SavedRun]) -> pd.DataFrame:
@@ -124,7 +125,7 @@ def _row(
 _AS_THEY_ARE = (
     *("engine", "strategy", "num_gpus", "mesh", "model", "weights", "dtype", "workload", "batch_size"),
     *("device_name", "cpu", "num_cores", "hostname"),
-    *("throughput_tok_s", "throughput_per_gpu_tok_s", "verified", "oversubscribed", "degenerate"),
+    *("throughput_tok_s", "throughput_per_gpu_tok_s", "verified", "oversubscribed", "shared", "degenerate"),
 )
 
 

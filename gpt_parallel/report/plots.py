@@ -51,7 +51,7 @@ def wrap(data: Data, text: str) -> str:
 
 
 def _label(summary: CaseSummary) -> str:
-    marks = "*" * summary.oversubscribed + "†" * summary.degenerate
+    marks = "*" * summary.oversubscribed + "†" * summary.degenerate + "§" * summary.shared
     return plain(f"{summary.strategy} · {summary.num_gpus}{marks}")
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pynvml
 import pytest
@@ -30,7 +30,7 @@ claims = {
 }
 with claims[kind]() as got:
     child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    tell(f"got {','.join(map(str, got or names))} {child.pid}")
+    tell(f"got {','.join(map(str, got.cores if kind == 'cores' else names))} {child.pid}")
     sys.stdin.readline()
     child.kill()
     child.wait()
@@ -147,7 +147,59 @@ def test_a_busy_gpu_is_refused_by_name(hold, gpus):
 def test_a_busy_gpu_can_be_shared(hold, gpus):
     hold("gpus", gpus).read()
 
-    with claim_gpus(gpus, "share", never):
+    with claim_gpus(gpus, "share", never) as are_shared:
+        assert are_shared
+    with claim_gpus(gpus, "share", never) as are_shared:
+        assert are_shared, "whoever shared them before"
+
+
+@pytest.mark.parametrize("kind", ["gpus", "cores"])
+def test_a_device_is_free_when_those_who_shared_it_have_ended_too(hold, gpus, cores, kind):
+    names = {"gpus": gpus, "cores": cores}[kind]
+    claim = {"gpus": lambda: claim_gpus(gpus, "refuse", never), "cores": lambda: claim_cores(cores, 3, "refuse", never)}
+    first, sharers = hold(kind, names, "wait", 3), []
+    first.read()
+    for _ in range(2):
+        sharers.append(hold(kind, names, "share", 3))
+        while sharers[-1].read() != [str(name) for name in names]:
+            pass
+
+    for user in (first, *sharers):
+        with pytest.raises(SpecError, match="other run"), claim[kind]():
+            pass
+        user.end()
+
+    with claim[kind]():
+        pass
+
+
+def test_a_run_that_shares_a_device_alone_is_waited_for(hold, gpus):
+    first, sharer = hold("gpus", gpus[:1]), hold("gpus", gpus[:1], "share")
+    first.read()
+    sharer.read()
+    first.end()
+    waiting = hold("gpus", gpus[:1])
+    assert "waiting for GPU 0" in waiting.read()
+
+    sharer.end()
+
+    assert waiting.read() == gpus[:1]
+
+
+def test_a_free_device_is_not_shared_by_asking_for_it(gpus, cores):
+    with claim_gpus(gpus, "share", never) as are_shared, claim_cores(cores, 3, "share", never) as claimed:
+        assert not are_shared
+        assert not claimed.are_shared
+        with pytest.raises(SpecError), claim_gpus(gpus[:1], "refuse", never):
+            pass
+
+
+def test_more_runs_than_a_device_has_names_share_it_all_the_same(gpus):
+    with ExitStack() as runs:
+        marks = [runs.enter_context(claim_gpus(gpus[:1], "share", never)) for _ in range(10)]
+
+    assert marks == [False] + [True] * 9
+    with claim_gpus(gpus[:1], "refuse", never):
         pass
 
 
@@ -190,9 +242,9 @@ def test_cores_that_others_have_are_passed_over(hold, cores):
     assert hold("cores", cores, "wait", 1).read() == [str(cores[0])]
 
     with claim_cores(cores, 2, "wait", never) as got:
-        assert got == tuple(cores[1:])
+        assert got == (tuple(cores[1:]), False)
     with claim_cores(cores, 1, "refuse", never) as got:
-        assert got == (cores[1],)
+        assert got == ((cores[1],), False)
 
 
 def test_too_few_free_cores_are_waited_for_with_none_held(hold, cores):
@@ -218,13 +270,13 @@ def test_too_few_free_cores_are_refused_or_shared(hold, cores):
         pass
     told = []
     with claim_cores(cores, 2, "share", told.append) as got:
-        assert got == (cores[0], cores[2]), "the free one, and one more"
+        assert got == ((cores[0], cores[2]), True), "the free one, and one more"
     assert told == ["sharing 1 CPU core(s) with other runs of gpt_parallel, which slows both"]
 
 
 def test_more_ranks_than_cores_take_all(cores):
     with claim_cores(cores, 8, "refuse", never) as got:
-        assert got == tuple(cores)
+        assert got.cores == tuple(cores)
 
 
 def test_claims_end_with_their_block_however_it_does(cores, gpus):
@@ -241,7 +293,7 @@ def test_without_abstract_sockets_nothing_is_claimed(cores, gpus, monkeypatch):
     monkeypatch.setattr(claims, "AVAILABLE", False)
 
     with claim_cores(cores, 2, "refuse", never), claim_cores(cores, 2, "refuse", never) as got:
-        assert got == tuple(cores[:2])
+        assert got == (tuple(cores[:2]), False)
     with claim_gpus(gpus, "refuse", never), claim_gpus(gpus, "refuse", never):
         pass
 
@@ -299,8 +351,8 @@ def test_a_run_claims_the_gpus_it_will_use_and_waits_unless_told_otherwise(hold,
     with pytest.raises(KeyboardInterrupt), claim_devices(ON_CUDA, 2, "auto", give_up):
         pass
     assert waits == ["waiting for GPU 1, which another run of gpt_parallel uses"]
-    with claim_devices(ON_CUDA, 3, "share", never):
-        pass
+    with claim_devices(ON_CUDA, 3, "share", never) as got:
+        assert got.are_shared
 
 
 def test_on_cpu_cores_are_shared_unless_told_otherwise(hold, cores, monkeypatch):
@@ -308,9 +360,9 @@ def test_on_cpu_cores_are_shared_unless_told_otherwise(hold, cores, monkeypatch)
     hold("cores", cores[:1], "wait", 1).read()
 
     with claim_devices(ON_CPU, 1, "auto", never) as got:
-        assert got == (cores[1], cores[2])
+        assert got == ((cores[1], cores[2]), False)
     with claim_devices(ON_CPU, 2, "auto", lambda text: None) as got:
-        assert got == tuple(cores)
+        assert got == (tuple(cores), True)
     with pytest.raises(SpecError, match=r"3 CPU core\(s\) are needed"), claim_devices(ON_CPU, 2, "refuse", never):
         pass
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_a_launcher_of_this_machine_is_given_cores_that_others_have_not_claimed(
     spec = waiting.spec("pure_data_parallel", 1)
 
     with claim_cores(cores, len(cores) - 1, "wait", lambda text: None) as taken:
-        (left,) = set(cores) - set(taken)
+        (left,) = set(cores) - set(taken.cores)
         with pytest.raises(LaunchError, match=rf"Cpus_allowed_list:\s+{left}\n"):
             waiting.run(spec)
         with (
@@ -239,3 +240,14 @@ def test_an_address_that_cannot_be_listened_on_is_refused_before_anything_runs(m
 
     with pytest.raises(SpecError, match=r"launcher address 192\.0\.2\.1:29401: cannot be listened on"):
         suite.spec("pure_data_parallel", 2)
+
+
+def test_a_worker_that_nobody_wants_says_so_in_a_line():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    words = [sys.executable, "-m", "gpt_parallel", "worker", f"127.0.0.1:{port}", "run"]
+    variables = os.environ | {"SLURM_PROCID": "0"}
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 2
+    assert done.stderr == f"gpt-parallel worker: no run at 127.0.0.1:{port} wants this rank (Connection refused)\n"

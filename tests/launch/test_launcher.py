@@ -39,7 +39,7 @@ def test_the_number_of_ranks_is_read_where_it_is_told(text, size):
     assert parse_launcher(text).size == size
 
 
-@pytest.mark.parametrize("text", ["", "  ", "torchrun '"])
+@pytest.mark.parametrize("text", ["", "  ", "torchrun '", "mpirun -n {gpus}"])
 def test_what_is_no_command_line_is_refused(text):
     with pytest.raises(SpecError, match="launcher"):
         parse_launcher(text)
@@ -111,3 +111,16 @@ def test_a_launcher_is_stopped_with_what_left_its_session(tmp_path):
         launcher_process.stop(process)
 
         assert b"signal" not in told.read(), "its end is there once nobody can write"
+
+
+def test_a_launcher_s_temporary_files_go_with_the_run(tmp_path):
+    with (tmp_path / "log").open("wb") as output:
+        launcher_process.start(["sh", "-c", "echo $TMPDIR $OMP_NUM_THREADS"], None, output, tmp_path).wait(10)
+
+    assert (tmp_path / "log").read_text() == f"{tmp_path} 1\n"
+
+
+def test_an_empty_launcher_is_a_mistake():
+    """Such as a variable that is not set in a script: it must not mean this machine."""
+    with pytest.raises(SpecError, match="launcher = ''"):
+        make_settings("smoke", {"launcher": ""})

@@ -41,6 +41,13 @@ def test_degenerate_cases_do_not_count_twice(findings):
     assert "first token: tp on 2 devices" in text
 
 
+def test_cases_that_shared_their_devices_are_named(findings):
+    text = findings(case("dp", 1, 100.0), case("dp", 2, 110.0, shared=True))
+
+    assert "Shared (another run used the same devices; slower than alone): dp on 2 devices." in text
+    assert "Shared" not in findings(case("dp", 1, 100.0))
+
+
 def test_shortest_times_are_named(findings):
     text = findings(case("dp", 1, 100.0), case("tp", 2, 200.0))
 

@@ -173,6 +173,16 @@ def test_csv_says_where_and_what(report):
     assert [other[name] for name in wanted] == ["", "", "bench-1", "", ""]
 
 
+def test_cases_that_shared_their_devices_are_marked(report):
+    directory = report(document(bench(), bench("b", num_gpus=2, mesh="dp2", shared=True)), formats=("csv", "md"))
+    text = (directory / "report.md").read_text()
+
+    assert "| 2§ |" in text
+    assert "\n§ shared: another run" in text
+    rows = csv.DictReader(io.StringIO((directory / "performance_summary.csv").read_text()))
+    assert [row["shared"] for row in rows] == ["False", "True"]
+
+
 def test_only_the_asked_formats_are_written(report):
     directory = report(document(bench()), formats=("csv",))
 
