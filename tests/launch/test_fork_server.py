@@ -93,7 +93,7 @@ def test_a_server_killed_while_ranks_run_is_named_and_the_next_run_passes(suite,
     suite.runner.on_phase = kill
     with pytest.raises(LaunchError) as failure:
         run_two_ranks(suite)
-    killed, suite.runner.on_phase = server_pid(), None
+    killed, suite.runner.on_phase = server_pid(), lambda rank, phase: None
 
     assert f"the process that starts ranks (pid {killed}) was killed by signal 9 (SIGKILL)" in str(failure.value)
     assert len(ranks) == 2
