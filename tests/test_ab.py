@@ -120,6 +120,7 @@ def test_a_slower_commit_is_found_and_the_same_one_passes(repository):
     assert untouched(repository)
 
 
+@pytest.mark.slow
 def test_a_case_that_does_not_run_at_one_commit_is_no_pass(repository):
     renamed = run_ab(repository, "base", "renamed", "--blocks", 3)
     broken = run_ab(repository, "base", "broken", "--blocks", 3)

@@ -76,8 +76,9 @@ def fast(words):
             return [*words, "--collect-only", "-q"]  # the tools' own benchmarks take minutes
         chosen = () if {"-k", "-m"} & set(rest) or any("parallel-size" in word for word in rest) else ("-k", "1gpu")
         preset = () if "--gpt-preset" in rest or "--gpt-config" in rest else ("--gpt-preset", "smoke")
-        # Charts take longer than a small case.
-        report = () if len(rest) == 1 or "--gpt-resume" in rest else ("--gpt-no-report",)
+        if "--gpt-resume" in rest:
+            return [*words, "--collect-only", "-q"]  # tests/test_interrupted_sessions.py resumes
+        report = () if len(rest) == 1 else ("--gpt-no-report",)  # charts take longer than a small case
         return [*words, *preset, *chosen, *report, "--gpt-num-iterations", "1", "--gpt-device", "cpu"]
     if rest[0] == "ab":
         return [program, "ab", "--help"]  # tests/test_ab.py runs it

@@ -127,10 +127,10 @@ def test_a_killed_rank_is_named_at_once(fail, monkeypatch, phase, strategy, back
         ("decode:1:sigstop", TP, "shm", "failpoints.py"),
         ("verification:0:sigstop", PP, "gloo", "failpoints.py"),
         ("load:1:hang", DP, "shm", "in hang"),
-        ("decode:0:hang", TP, "gloo", "in hang"),
+        pytest.param("decode:0:hang", TP, "gloo", "in hang", marks=pytest.mark.slow),
         ("decode:1:hang_in_collective", TP, "shm", "in _await"),
         ("decode:0:hang_in_collective", DP, "gloo", "in recv"),
-        ("decode:1:hang_in_collective", PP, "gloo", "in recv"),
+        pytest.param("decode:1:hang_in_collective", PP, "gloo", "in recv", marks=pytest.mark.slow),
     ],
 )
 def test_the_deadline_shows_where_every_rank_is(fail, fault, strategy, backend, line):
@@ -315,7 +315,10 @@ def test_run_writes_that_a_fault_was_injected_and_exits_1(tmp_path):
 
 @pytest.mark.parametrize(
     ("fault", "outcome", "told"),
-    [("decode:1:out_of_memory", "oom", "OUT OF MEMORY"), ("warmup:1:nan_logits", "failed", "FAILED")],
+    [
+        ("decode:1:out_of_memory", "oom", "OUT OF MEMORY"),
+        pytest.param("warmup:1:nan_logits", "failed", "FAILED", marks=pytest.mark.slow),
+    ],
 )
 def test_a_matrix_marks_the_cell_and_runs_it_again_without_the_fault(tmp_path, fault, outcome, told):
     command = ("matrix", *SMOKE, "--warmup", "2", "--num-gpus", "2", "--strategy", f"{TP},{PP}", "--output-dir", "out")

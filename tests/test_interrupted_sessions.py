@@ -17,6 +17,7 @@ from tests.factories import run_result, run_spec
 from tests.halting import ROOT, SMOKE, benchmarks, halting, journal, report, run
 
 ONE, TWO, FOUR = (f"test_generation[pure_data_parallel-{count}gpu]" for count in (1, 2, 4))
+RARE = ("connect", "load weights", "finish")
 PHASES = ("start", "connect", "load weights", "generate for verification", "round 1 of 1", "finish")
 CLI = "import sys; from tests import mutants; mutants.pytest_configure(); from gpt_parallel.cli import main; main()"
 CLI_SMOKE = ("--preset", "smoke", "--device", "cpu", "--num-iterations", "1", "--strategy", "pure_data_parallel")
@@ -53,7 +54,7 @@ def test_ctrl_c_while_files_are_written_cuts_none_of_them_short(tmp_path):
     assert "INCOMPLETE: interrupted; 2 of 3 cases were not reached." in printed
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", [pytest.param(each, marks=[pytest.mark.slow] * (each in RARE)) for each in PHASES])
 def test_ctrl_c_in_any_phase_keeps_what_is_finished(phase, tmp_path):
     command = pure_cases(tmp_path / "r", "-p", "tests.mutants", "--benchmark-json", tmp_path / "b.json")
     with halting(command, f"2:{phase}", tmp_path) as session:
@@ -124,7 +125,7 @@ def test_ctrl_c_in_the_reference_run(tmp_path):
     assert not (tmp_path / "r" / "benchmarks.json").exists()
 
 
-@pytest.mark.parametrize("phase", ["load weights", "round 1 of 1"])
+@pytest.mark.parametrize("phase", [pytest.param("load weights", marks=pytest.mark.slow), "round 1 of 1"])
 def test_ctrl_c_on_the_matrix(phase, tmp_path):
     command = [sys.executable, "-c", CLI, "matrix", *CLI_SMOKE, "--output-dir", str(tmp_path / "r")]
     with halting(command, f"2:{phase}", tmp_path) as session:
@@ -233,6 +234,7 @@ def test_sessions_that_time_nothing_or_report_nothing_leave_nothing(arguments, t
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_a_case_that_is_other_work_now_is_launched_again(tmp_path):
     """The settings are the same, but the user's own test asks for another mesh under its old name."""
     test = tmp_path / "test_mine.py"

@@ -304,7 +304,7 @@ def test_a_case_that_fails_after_timing_leaves_none(reported_run):
             ("test_bad", "failed"),
             ("test_skipped", "skipped"),
         ]
-    table = printed.rsplit(" gpt_parallel ", 1)[1]
+    table = printed.rsplit("= gpt_parallel =", 1)[1]
     assert len([line for line in table.splitlines() if "pure_data_parallel" in line]) == 1
 
 

@@ -53,7 +53,10 @@ def test_a_session_that_pytest_timeout_ends_leaves_no_rank_and_can_be_resumed(tm
     [
         ("-x", "stopped after 1 failures", ["failed", *["not reached"] * 3]),
         ("--maxfail=2", "stopped after 2 failures", ["failed", "failed", *["not reached"] * 2]),
-        ("--stepwise", "Test failed, continuing from this test next run.", ["failed", *["not reached"] * 3]),
+        pytest.param(
+            *("--stepwise", "Test failed, continuing from this test next run.", ["failed", *["not reached"] * 3]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_session_that_stops_at_failures_says_what_it_left_out(option, reason, outcomes, tmp_path):
@@ -73,6 +76,7 @@ def test_a_session_that_stops_at_failures_says_what_it_left_out(option, reason, 
     assert [entry["outcome"] for entry in ours["not_run"]] == outcomes
 
 
+@pytest.mark.slow
 def test_failed_cases_are_launched_again_when_resumed(tmp_path):
     failing = run(benchmarks(tmp_path, "-k", "pure and not 4gpu", "-p", "tests.mutants"), **FAILING)
     assert failing.returncode == 1, failing.stdout + failing.stderr
@@ -86,6 +90,7 @@ def test_failed_cases_are_launched_again_when_resumed(tmp_path):
     assert report(tmp_path)[0] == [ONE, TWO]
 
 
+@pytest.mark.slow
 def test_a_session_that_a_test_ends_is_marked(tmp_path):
     """Whatever exit code it asks for, for which pytest prints no summary."""
     (tmp_path / "test_mine.py").write_text(

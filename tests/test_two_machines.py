@@ -92,6 +92,7 @@ def test_the_four_device_cases_run_across_and_are_verified(session, tmp_path):
         assert 0 < case["ttft_s"] < case["latency_s"] < case["launches"][0]["round_seconds"][0] + 1
 
 
+@pytest.mark.slow
 def test_tensor_shards_stay_on_a_machine_and_results_tell_where_ranks_ran(session, tmp_path):
     process = session.start(
         *(*COMMAND, "run", "--preset", "smoke", "--device", "cpu", "--strategy", "full_model_parallel"),
@@ -129,6 +130,7 @@ def test_a_cut_cable_fails_the_case_within_its_deadline(session, machines, tmp_p
     assert left == []
 
 
+@pytest.mark.slow
 def test_tensor_shards_that_would_talk_across_are_refused(session, tmp_path):
     process = session.start(
         *(*COMMAND, "run", "--preset", "smoke", "--device", "cpu", "--strategy", "tensor_data_hybrid"),

@@ -174,9 +174,10 @@ def test_a_device_is_free_when_those_who_shared_it_have_ended_too(hold, gpus, co
 
 
 def test_a_run_that_shares_a_device_alone_is_waited_for(hold, gpus):
-    first, sharer = hold("gpus", gpus[:1]), hold("gpus", gpus[:1], "share")
-    first.read()
-    sharer.read()
+    first = hold("gpus", gpus[:1])
+    assert first.read() == gpus[:1]
+    sharer = hold("gpus", gpus[:1], "share")
+    assert sharer.read() == gpus[:1]
     first.end()
     waiting = hold("gpus", gpus[:1])
     assert "waiting for GPU 0" in waiting.read()

@@ -171,10 +171,10 @@ def test_a_server_that_never_gets_ready_meets_the_deadline(make_suite, server_pi
 
 def test_a_server_that_is_stuck_meets_the_deadline_and_the_next_run_passes(make_suite, server_pid, ranks_alive):
     run_two_ranks(make_suite())  # the server has torch by now
-    suite = make_suite(timeout_s=8)
+    suite = make_suite(timeout_s=5)
     suite.runner.on_phase = lambda rank, phase: phase == "finish" and os.kill(server_pid(), signal.SIGSTOP)
 
-    with pytest.raises(LaunchError, match=r"within 8 s: .* was in phase 'finish'"):
+    with pytest.raises(LaunchError, match=r"within 5 s: .* was in phase 'finish'"):
         run_two_ranks(suite)
     suite.runner.on_phase = lambda rank, phase: None
 
