@@ -96,6 +96,7 @@ class External:
                     self._reception.tell_followers({"stop": run.name})
                 if process is not None:
                     launcher_process.stop(process)
+                launcher_process.wait_until_gone([guest.process for guest in guests if guest.process is not None])
 
     def _start(self, run: "_Run", cores: Sequence[int] | None) -> "subprocess.Popen[bytes]":
         program = [sys.executable, "-m", "gpt_parallel", "worker", self._reception.address, run.name]

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.local import kill_group, without_launchers
 
+_GONE_S = 2.0
 _STOP_S = 5.0  # for a launcher to end its ranks everywhere once it is told to
 
 
@@ -84,6 +86,20 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         with suppress(psutil.Error):
             descendant.kill()
     process.wait()
+    wait_until_gone(descendants)
+
+
+def wait_until_gone(processes: Sequence[psutil.Process]) -> None:
+    """A killed process holds its memory and its device for a moment longer."""
+    deadline = time.monotonic() + _GONE_S
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def printed(log: Path) -> str:
