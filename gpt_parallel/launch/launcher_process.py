@@ -98,7 +98,7 @@ def wait_until_gone(processes: Sequence[psutil.Process]) -> None:
 
 def _runs(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
