@@ -1,5 +1,6 @@
 """Ctrl-C counts once, and not at all for a moment: how ranks are stopped and results are kept is not cut short."""
 
+import atexit
 import math
 import signal
 import threading
@@ -19,10 +20,22 @@ class _OneInterrupt:
         self._heeded_at = -math.inf
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._heeded_at >= DEAF_S:
-            self._heeded_at = now
+        if not self.is_deaf:
+            self._heeded_at = time.monotonic()
+            atexit.unregister(_ignore)
+            atexit.register(_ignore)  # the last to register is the first to be called
             raise KeyboardInterrupt
+
+    @property
+    def is_deaf(self) -> bool:
+        return time.monotonic() - self._heeded_at < DEAF_S
+
+
+def _ignore() -> None:
+    """Python takes its handlers away as it ends, and the signal's own way would spoil the exit code."""
+    for number in _DEFAULTS:
+        if _is_ours(number):
+            signal.signal(number, signal.SIG_IGN)
 
 
 # What says "stop": Ctrl-C; a scheduler's time limit, a CI system's cancellation; a closed terminal.
@@ -46,20 +59,12 @@ def heed_one_interrupt() -> None:
 
 
 def heed_interrupts() -> None:
-    """Python's own ways again."""
+    """Python's own ways again, but not soon after an interrupt: the process is ending, and is let end in peace."""
     if _is_main_thread():
         for number, default in _DEFAULTS.items():
-            if _is_ours(number):
+            handler = signal.getsignal(number)
+            if isinstance(handler, _OneInterrupt) and not handler.is_deaf:
                 signal.signal(number, default)
-
-
-@contextmanager
-def one_interrupt() -> Iterator[None]:
-    heed_one_interrupt()
-    try:
-        yield
-    finally:
-        heed_interrupts()
 
 
 def _is_main_thread() -> bool:

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
@@ -29,11 +31,14 @@ def pure_cases(directory, *arguments):
 
 
 def interrupt(session):
-    """Ctrl-C by somebody impatient: twice, and once more when the ranks are gone."""
+    """Ctrl-C by somebody impatient: twice, and when the ranks are gone again and again until the end."""
     session.process.send_signal(signal.SIGINT)
     session.process.send_signal(signal.SIGINT)
     psutil.wait_procs([rank for rank in session.ranks if rank.pid == session.pid], timeout=30)
-    session.process.send_signal(signal.SIGINT)
+    while session.process.poll() is None:
+        session.process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            session.process.wait(timeout=0.01)
 
 
 def test_ctrl_c_while_files_are_written_cuts_none_of_them_short(tmp_path):

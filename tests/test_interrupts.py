@@ -7,14 +7,21 @@ import threading
 import pytest
 
 from gpt_parallel import interrupts
-from gpt_parallel.interrupts import DEAF_S, heed_one_interrupt, one_interrupt, uninterrupted
+from gpt_parallel.interrupts import DEAF_S, heed_interrupts, heed_one_interrupt, uninterrupted
+
+DEFAULTS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 
 
 @pytest.fixture(autouse=True)
-def python_handles_ctrl_c():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def python_handles_signals():
+    before = {number: signal.signal(number, handler) for number, handler in DEFAULTS.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def press():
@@ -25,44 +32,53 @@ def test_the_first_counts_and_those_soon_after_it_do_not(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
 
-    with one_interrupt():
-        with pytest.raises(KeyboardInterrupt):
-            press()
-        now[0] += DEAF_S - 1
+    heed_one_interrupt()
+    with pytest.raises(KeyboardInterrupt):
         press()
-        now[0] += 1
-        with pytest.raises(KeyboardInterrupt):
-            press()
+    now[0] += DEAF_S - 1
+    press()
+    now[0] += 1
+    with pytest.raises(KeyboardInterrupt):
         press()
+    press()
 
-        heed_one_interrupt()
-        with pytest.raises(KeyboardInterrupt):
-            press()
-
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    heed_one_interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        press()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_scheduler_s_or_terminal_s_end_is_as_ctrl_c(number):
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        with one_interrupt():
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(number)
-            signal.raise_signal(number)
-            press()
-        assert signal.getsignal(number) is signal.SIG_DFL
-    finally:
-        signal.signal(number, before)
+    heed_one_interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    signal.raise_signal(number)
+    press()
+
+
+def test_python_s_own_ways_come_back_unless_the_process_is_ending(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+    heed_one_interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        press()
+
+    heed_interrupts()
+    press()
+    now[0] += DEAF_S
+    heed_interrupts()
+
+    assert {number: signal.getsignal(number) for number in DEFAULTS} == DEFAULTS
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])
 def test_what_others_do_with_it_stays(handler):
     signal.signal(signal.SIGINT, handler)
 
-    with one_interrupt():
-        press()
-        assert signal.getsignal(signal.SIGINT) is handler
+    heed_one_interrupt()
+    press()
+    heed_interrupts()
 
     assert signal.getsignal(signal.SIGINT) is handler
 

@@ -1,6 +1,5 @@
 """The `gpt-parallel` command."""
 
-import signal
 import sys
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from gpt_parallel import __version__
 from gpt_parallel.cli import ab, data, doctor, gate, matrix, report, run, worker
 from gpt_parallel.cli.common import takes_settings
+from gpt_parallel.interrupts import heed_one_interrupt
 
 app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
 app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches",)))
@@ -37,14 +37,9 @@ def _main(
     pass
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
-    """The console script."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a CI system's cancellation, a closed terminal
-        signal.signal(number, _interrupt)  # cleans up as Ctrl-C does
+    """The console script. A second Ctrl-C cuts nothing short until the process has ended."""
+    heed_one_interrupt()
     try:
         app()
     except BrokenPipeError:

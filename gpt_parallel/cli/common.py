@@ -14,7 +14,6 @@ from rich.console import Console
 
 from gpt_parallel.classic import CLASSIC, Classic, apply_classic
 from gpt_parallel.config_file import ConfigFile, read_config, to_yaml
-from gpt_parallel.interrupts import one_interrupt
 from gpt_parallel.launch.devices import default_preset
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.redact import redact
@@ -159,8 +158,7 @@ def writing(path: Path) -> Iterator[None]:
 def exit_codes() -> Iterator[None]:
     """Exit 2 for what the user got wrong, 1 for a failed run, 130 for Ctrl-C, each with its message."""
     try:
-        with one_interrupt():
-            yield
+        yield
     except SpecError as error:
         for problem in error.problems:
             print_error(problem)
