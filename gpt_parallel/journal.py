@@ -26,7 +26,7 @@ from gpt_parallel.redact import redact_tree
 from gpt_parallel.result import CaseSummary, RunResult
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import Frozen, SpecError
-from gpt_parallel.staged import replace_file
+from gpt_parallel.staged import write_atomically
 from gpt_parallel.untrusted import parse_json, read_whole
 
 FILE_NAME = "matrix.jsonl"
@@ -157,7 +157,7 @@ class Journal:
                 "go on with --resume, or start over with --force"
             )
         self.kept, self.num_kept = _free_name(keep_as), num_finished
-        replace_file(self.kept, content)
+        write_atomically(self.kept, content)
 
     def _content(self) -> bytes:
         """Of the open file, for another one may have its name by now."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_parallel.prompts import Encode, Prompt, read_numbered_prompts, read_prompts, shipped_prompts
-from gpt_parallel.result import write_atomically
 from gpt_parallel.spec import Architecture, Request, SpecError, refuse, request_problems
+from gpt_parallel.staged import write_atomically
 
 _PASSAGE_WORDS = (6, 16)  # words in a row from one shipped prompt, before another one goes on
 _MAX_MISSES = 40

@@ -1,8 +1,5 @@
 """What leaves a run: the schema of `result.json`, and of the report each rank hands to the launcher."""
 
-import os
-import secrets
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -355,21 +352,6 @@ class CaseSummary(Frozen):
     def is_peer(self) -> bool:
         """Whether another engine's run, measured beside ours."""
         return self.engine != OWN_ENGINE
-
-
-def write_atomically(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text, or its pieces, so that readers see the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with temporary.open("x", encoding="utf-8") as stream:
-            stream.writelines([text] if isinstance(text, str) else text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_result(path: str | Path) -> RunResult:

@@ -5,6 +5,7 @@ They take their names one after the other, each whole. A crash between two of th
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -15,13 +16,17 @@ class StagedFiles:
         self._staged: dict[Path, Path] = {}
         self._to_remove: list[Path] = []
 
-    def write(self, path: Path, content: str | bytes) -> Path:
-        """On disk under a name of its own when this returns, which is that name; raises OSError."""
+    def write(self, path: Path, content: str | bytes | Iterable[str]) -> Path:
+        """On disk under a name of its own when this returns, which is that name; raises OSError.
+
+        The content may come in pieces; its directory is made if need be.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         self._staged[path] = temporary
         with temporary.open("xb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
+            for piece in [content] if isinstance(content, str | bytes) else content:
+                stream.write(piece.encode() if isinstance(piece, str) else piece)
             stream.flush()
             os.fsync(stream.fileno())
         return temporary
@@ -53,7 +58,7 @@ class StagedFiles:
                 path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """The file's old content or the new, never a part. Raises OSError."""
+def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
+    """Readers see the file's old content or the new, never a part. Raises OSError."""
     with StagedFiles() as staged:
         staged.write(path, content)

@@ -29,7 +29,6 @@ from gpt_parallel.result import (
     RankReport,
     RunResult,
     Verification,
-    write_atomically,
 )
 from gpt_parallel.runner import Runner, asked_for
 from gpt_parallel.settings import Settings
@@ -42,6 +41,7 @@ from gpt_parallel.spec import (
     SpecError,
     WorkloadSpec,
 )
+from gpt_parallel.staged import write_atomically
 from gpt_parallel.strategies import is_degenerate, mesh_for
 from gpt_parallel.text import slug
 from gpt_parallel.verify import records_of, verify, verify_tokens

@@ -13,7 +13,6 @@ import pytest
 from gpt_parallel.report import render
 from gpt_parallel.report.load import ReportError, load_run
 from gpt_parallel.report.render import write_report
-from gpt_parallel.staged import StagedFiles, replace_file
 from tests.factories import bench, document
 from tests.halting import benchmarks, halting, journal, report, run
 
@@ -172,36 +171,6 @@ def test_the_report_command_on_a_disk_that_takes_nothing(size, remount, on_small
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
     assert_older_files_are_whole(left)
-
-
-def test_files_change_together_or_not_at_all(tmp_path):
-    (tmp_path / "a").write_text("old")
-    (tmp_path / "stale").write_text("old")
-
-    with pytest.raises(OSError, match="no room"), StagedFiles() as files:  # noqa: PT012
-        files.remove(tmp_path / "stale")
-        files.write(tmp_path / "a", "new")
-        files.write(tmp_path / "b", b"new")
-        raise OSError("no room")
-
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "stale": "old"}
-
-    with StagedFiles() as files:
-        files.remove(tmp_path / "stale")
-        files.remove(tmp_path / "a")
-        files.write(tmp_path / "a", "new")
-        assert (tmp_path / "a").read_text() == "old"
-
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new"}
-
-
-def test_a_file_that_cannot_be_replaced_stays(tmp_path):
-    (tmp_path / "a").mkdir()
-
-    with pytest.raises(OSError, match="directory"):
-        replace_file(tmp_path / "a", b"new")
-
-    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
 def test_a_report_that_fails_half_way_changes_no_file(tmp_path, monkeypatch):

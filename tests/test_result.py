@@ -1,11 +1,11 @@
 import json
-import os
 
 import pytest
 
 from gpt_parallel.case import summarise
-from gpt_parallel.result import CaseSummary, RunResult, load_result, write_atomically
+from gpt_parallel.result import CaseSummary, RunResult, load_result
 from gpt_parallel.spec import SpecError
+from gpt_parallel.staged import write_atomically
 from tests.test_measure import launch
 
 # Fields of a case's row that older files do not have begin like this.
@@ -125,31 +125,6 @@ def test_no_part_of_a_result_is_a_result(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(SpecError, match=r"result\.json: not valid JSON, perhaps truncated"):
             load_result(path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    write_atomically(path, "old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, "new")
-
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_files_are_for_whom_the_umask_says(tmp_path):
-    before = os.umask(0o027)
-    try:
-        write_atomically(tmp_path / "result.json", "text")
-    finally:
-        os.umask(before)
-
-    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o640
 
 
 def test_json_has_no_nan():

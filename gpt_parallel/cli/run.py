@@ -11,9 +11,10 @@ from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, 
 from gpt_parallel.launch import fork_server
 from gpt_parallel.progress import CaseProgress, Show
 from gpt_parallel.redact import redact
-from gpt_parallel.result import RunResult, write_atomically
+from gpt_parallel.result import RunResult
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import FaultSpec, RunSpec, SpecError
+from gpt_parallel.staged import write_atomically
 from gpt_parallel.strategies import STRATEGIES
 from gpt_parallel.suite import CUSTOM, InjectedFaultError, Suite, custom_mesh
 from gpt_parallel.table import render_table

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from gpt_parallel.result import write_atomically
+from gpt_parallel.staged import write_atomically
 
 _NUM_OPERATORS = 15
 

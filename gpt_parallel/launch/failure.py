@@ -10,8 +10,8 @@ from pathlib import Path
 from gpt_parallel.cost import gib, rank_bytes
 from gpt_parallel.launch.watch import WatchedRank
 from gpt_parallel.redact import redact
-from gpt_parallel.result import write_atomically
 from gpt_parallel.spec import RunSpec
+from gpt_parallel.staged import write_atomically
 from gpt_parallel.text import slug
 
 # What Python, torch, CUDA and the kernel say when there is no memory.
