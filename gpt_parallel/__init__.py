@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt_parallel.models import register_model
+    from gpt_parallel.problems import SpecError
     from gpt_parallel.result import RunResult, load_result
     from gpt_parallel.settings import Settings
-    from gpt_parallel.spec import RunSpec, SpecError
+    from gpt_parallel.spec import RunSpec
     from gpt_parallel.strategies import register_strategy
     from gpt_parallel.suite import Suite
 
@@ -18,7 +19,7 @@ _HOME_OF = {
     "RunResult": "gpt_parallel.result",
     "RunSpec": "gpt_parallel.spec",
     "Settings": "gpt_parallel.settings",
-    "SpecError": "gpt_parallel.spec",
+    "SpecError": "gpt_parallel.problems",
     "Suite": "gpt_parallel.suite",
     "load_result": "gpt_parallel.result",
     "register_model": "gpt_parallel.models",

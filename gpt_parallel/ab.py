@@ -17,12 +17,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt_parallel.problems import SpecError
 from gpt_parallel.report.comparable import differences, why_not_comparable
 from gpt_parallel.report.gate import ALPHA, to_be_told
 from gpt_parallel.report.load import SavedRun, load_run
 from gpt_parallel.report.statistics import Effect, holm, paired, pairs_needed
 from gpt_parallel.report.verdicts import CaseVerdict, GateResult, Rules, Verdict
-from gpt_parallel.spec import SpecError
 from gpt_parallel.worktrees import ROOM_PREFIX, find_commit, find_repository, remove_leftovers, worktree
 
 MAX_LOOKS = 3

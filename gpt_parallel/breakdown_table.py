@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from gpt_parallel.result import CaseSummary, RunResult
+from gpt_parallel.result import RunResult
+from gpt_parallel.summary import CaseSummary
 from gpt_parallel.table import text_table
 
 PARTS = ("compute", "communication", "waiting", "sampling", "host")

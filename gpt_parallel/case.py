@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, median, quantiles
 
 from gpt_parallel.case_readings import summarise_readings
-from gpt_parallel.result import CaseSummary, LaunchFigures, RunResult
+from gpt_parallel.result import RunResult
+from gpt_parallel.summary import CaseSummary, LaunchFigures
 
 _STATUS_ORDER = ("exact", "tie", "skipped", "mismatch", "fault-injected")
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from gpt_parallel.finite_weights import Span, check_finite
-from gpt_parallel.spec import Architecture, SpecError, refuse, shorten, shown
+from gpt_parallel.model_spec import Architecture
+from gpt_parallel.problems import SpecError, refuse, shorten, shown
 from gpt_parallel.tensor_files import ITEM_BYTES, StoredTensor, read_header
 from gpt_parallel.untrusted import kind, parse_json, read_whole
 

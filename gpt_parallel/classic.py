@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 
 
 class Classic(NamedTuple):

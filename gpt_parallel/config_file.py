@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from gpt_parallel.problems import SpecError, refuse, shorten, shown, unknown_key
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import SpecError, refuse, shorten, shown
 from gpt_parallel.untrusted import read_whole
 
 MAX_BYTES = 64 << 10
@@ -144,8 +144,7 @@ def _unknown(name: str, allowed: list[str], prefix: str, known: dict[str, list[s
         if name in fields:
             return f"{prefix}{name}: unknown key here; {name!r} belongs in section {section!r}"
     everywhere = {field: f"{section}.{field}" for section, fields in known.items() for field in fields}
-    if nearest := get_close_matches(name, allowed, n=1):
-        return f"{prefix}{name}: unknown key; did you mean {nearest[0]!r}?"
-    if nearest := get_close_matches(name, everywhere, n=1):
+    nearest = get_close_matches(name, everywhere, n=1)
+    if nearest and not get_close_matches(name, allowed, n=1):
         return f"{prefix}{name}: unknown key; did you mean {everywhere[nearest[0]]!r}?"
-    return f"{prefix}{name}: unknown key; allowed: {', '.join(allowed)}"
+    return f"{prefix}{name}: {unknown_key(name, allowed)}"

@@ -13,10 +13,10 @@ from pathlib import Path
 from gpt_parallel import __version__
 from gpt_parallel.launch.devices import available_cores, cpu_name, cuda_devices
 from gpt_parallel.models import resolve_model
+from gpt_parallel.problems import SpecError
 from gpt_parallel.redact import redact
 from gpt_parallel.result import Environment, RankReport
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import SpecError
 
 # What of the environment is recorded: nothing else of it reaches a result. Names, not prefixes: a library may put a
 # credential or a host's address under a new name any day. Ranks' threads are in their own reports.

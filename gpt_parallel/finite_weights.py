@@ -7,7 +7,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.text import plain
 
 # The number type's bits that are all set in NaN and infinities alone (IEEE 754; bfloat16 is float32's upper half).

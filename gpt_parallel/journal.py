@@ -21,12 +21,14 @@ from pydantic import ValidationError
 from typing_extensions import Self
 
 from gpt_parallel.environment import describe_machine, describe_weights
+from gpt_parallel.frozen import Frozen
+from gpt_parallel.problems import SpecError
 from gpt_parallel.prompts import MAX_FILE_BYTES
 from gpt_parallel.redact import redact_tree
-from gpt_parallel.result import CaseSummary, RunResult
+from gpt_parallel.result import RunResult
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import Frozen, SpecError
 from gpt_parallel.staged import write_atomically
+from gpt_parallel.summary import CaseSummary
 from gpt_parallel.untrusted import parse_json, read_whole
 
 FILE_NAME = "matrix.jsonl"
@@ -153,7 +155,7 @@ class Journal:
         num_finished = len({line.get("cell") for line in lines if line.get("kind") == "cell"})
         if keep_as is None:
             raise SpecError(
-                f"journal {self.path} has {num_finished} finished cells of an interrupted {self._words.writer}; "
+                f"journal {self.path} is of an interrupted {self._words.writer} (finished cells: {num_finished}); "
                 "go on with --resume, or start over with --force"
             )
         self.kept, self.num_kept = _free_name(keep_as), num_finished

@@ -11,9 +11,10 @@ from gpt_parallel.case import summarise
 from gpt_parallel.journal import Finished, Journal
 from gpt_parallel.launch.devices import device_counts, why_skip
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.session import SessionRecord
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import FaultSpec, SpecError
+from gpt_parallel.spec import FaultSpec
 from gpt_parallel.strategies import cases
 from gpt_parallel.suite import CUSTOM, Suite, VerificationError, custom_mesh
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture, weight_files
+from gpt_parallel.model_spec import Architecture, ModelSpec
+from gpt_parallel.problems import SpecError, shown
 from gpt_parallel.prompts import Encode
-from gpt_parallel.spec import Architecture, ModelSpec, SpecError, shown
 from gpt_parallel.untrusted import read_whole
 
 Weights = Literal["checkpoint", "random", "auto"]

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from gpt_parallel.spec import RunSpec
 
 Show = Callable[[str], None]
+LOG_EVERY_S = 10.0  # a log of a thousand rounds is not to have a thousand lines of them
 
 
 class CaseProgress:
     """Rank 0's phases as short texts, with the tokens/s of the rounds that are over. Called as `(rank, phase)`.
 
-    With `show` None it shows nothing.
+    With `show` None it shows nothing; of a launch's rounds it shows the first and then one in `every_s` seconds.
     """
 
-    def __init__(self, show: Show | None) -> None:
-        self._show = show or (lambda text: None)
+    def __init__(self, show: Show | None, every_s: float = 0.0) -> None:
+        self._show, self._every_s = show or (lambda text: None), every_s
         self._name, self._tokens_per_round = "", 0
         self._first_round_s: float | None = None
+        self._shown_round_s = 0.0
         self._rounds_over = 0
 
     def start(self, spec: "RunSpec") -> None:
@@ -41,28 +43,30 @@ class CaseProgress:
             return
         text = f"{self._name}: {phase}" if self._name else phase
         if phase.startswith("round "):
-            text += self._so_far()
-        self._show(text)
+            self._show_round(text)
+        else:
+            self._show(text)
 
-    def _so_far(self) -> str:
+    def _show_round(self, text: str) -> None:
         now = time.monotonic()
         if self._first_round_s is None:
             self._first_round_s, self._rounds_over = now, 0
-            return ""
-        self._rounds_over += 1
+        else:
+            self._rounds_over += 1
+            if now - self._shown_round_s < self._every_s:
+                return
+        self._shown_round_s = now
         seconds = now - self._first_round_s
-        return f", {self._rounds_over * self._tokens_per_round / seconds:,.0f} tokens/s" if seconds else ""
+        rate = f", {self._rounds_over * self._tokens_per_round / seconds:,.0f} tokens/s" if seconds else ""
+        self._show(text + rate)
 
 
-def pytest_progress(config: "pytest.Config") -> Show | None:
-    """Shows a text behind the dots of a terminal ("" takes it back), or on a line of its own with -v in a log.
-
-    None where nothing is to be shown: with -q, and in logs without -v.
-    """
+def pytest_progress(config: "pytest.Config") -> CaseProgress:
+    """Behind the dots of a terminal; with -v on lines of its own in a log; nothing with -q, or in a log without -v."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     verbosity = config.get_verbosity()
     if reporter is None or verbosity < 0:
-        return None
+        return CaseProgress(None)
     capture = config.pluginmanager.get_plugin("capturemanager")
     writer = config.get_terminal_writer()
 
@@ -84,8 +88,8 @@ def pytest_progress(config: "pytest.Config") -> Show | None:
             writer._file.write(text)  # not counted as a part of pytest's line
             writer._file.flush()
 
-        return show_inline
+        return CaseProgress(show_inline)
 
     if verbosity < 1:
-        return None
-    return lambda text: uncaptured(lambda: reporter.write_line(text)) if text else None
+        return CaseProgress(None)
+    return CaseProgress(lambda text: uncaptured(lambda: reporter.write_line(text)) if text else None, LOG_EVERY_S)

@@ -11,8 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_parallel.model_spec import Architecture
+from gpt_parallel.problems import SpecError, refuse
 from gpt_parallel.prompts import Encode, Prompt, read_numbered_prompts, read_prompts, shipped_prompts
-from gpt_parallel.spec import Architecture, Request, SpecError, refuse, request_problems
+from gpt_parallel.spec import Request, request_problems
 from gpt_parallel.staged import write_atomically
 
 _PASSAGE_WORDS = (6, 16)  # words in a row from one shipped prompt, before another one goes on

@@ -11,7 +11,10 @@ from pydantic import Field, StringConstraints, ValidationError
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.spec import Architecture, Frozen, Request, SpecError, refuse, request_problems, shown
+from gpt_parallel.frozen import Frozen
+from gpt_parallel.model_spec import Architecture
+from gpt_parallel.problems import SpecError, refuse, shown
+from gpt_parallel.spec import Request, request_problems
 from gpt_parallel.untrusted import parse_json, read_whole
 
 DEFAULT_MAX_LENGTH = 64
@@ -83,7 +86,7 @@ def _parse_line(line: bytes) -> Prompt:
     try:
         return Prompt.model_validate(value)
     except ValidationError as error:
-        raise SpecError.from_validation(error) from error
+        raise SpecError.from_validation(error, keys=Prompt.model_fields) from error
 
 
 def make_requests(

@@ -73,8 +73,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def _settings(config: pytest.Config) -> "Settings":
     if _SETTINGS not in config.stash:
         from gpt_parallel.launch.devices import device_counts, resolve_device
+        from gpt_parallel.problems import SpecError
         from gpt_parallel.pytest_options import choose
-        from gpt_parallel.spec import SpecError
 
         try:
             settings, notes = choose(config)
@@ -125,7 +125,7 @@ def _custom_cases(settings: "Settings") -> list[tuple[str, int]]:
 
 def _check_strategies(settings: "Settings") -> None:
     """Raise UsageError for strategies that do not exist, now that every conftest.py has registered its own."""
-    from gpt_parallel.spec import SpecError
+    from gpt_parallel.problems import SpecError
     from gpt_parallel.strategies import check_known
 
     try:
@@ -174,7 +174,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def _check_specs(session: pytest.Session) -> None:
     from gpt_parallel.launch import fork_server
-    from gpt_parallel.spec import SpecError
+    from gpt_parallel.problems import SpecError
 
     problems: dict[str, None] = {}
     for item in session.items:
@@ -197,8 +197,8 @@ def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
     """Have the session keep what its cases leave, and say what an earlier one has left."""
     from gpt_parallel.interrupts import heed_one_interrupt
     from gpt_parallel.launch import fork_server
+    from gpt_parallel.problems import SpecError
     from gpt_parallel.pytest_session import SessionKeeper
-    from gpt_parallel.spec import SpecError
 
     keeper = SessionKeeper(_settings(config), _report_directory(config))
     try:
@@ -245,9 +245,9 @@ def _suite(config: pytest.Config) -> "Suite":
 
 def _progress(config: pytest.Config) -> "CaseProgress":
     if _PROGRESS not in config.stash:
-        from gpt_parallel.progress import CaseProgress, pytest_progress
+        from gpt_parallel.progress import pytest_progress
 
-        config.stash[_PROGRESS] = CaseProgress(pytest_progress(config))
+        config.stash[_PROGRESS] = pytest_progress(config)
     return config.stash[_PROGRESS]
 
 
@@ -347,7 +347,7 @@ def gpt_case(
     only.
     """
     from gpt_parallel.launch.failure import LaunchError
-    from gpt_parallel.spec import SpecError
+    from gpt_parallel.problems import SpecError
     from gpt_parallel.suite import VerificationError
 
     def run(strategy: str, num_gpus: int) -> "RunResult":

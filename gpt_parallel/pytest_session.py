@@ -12,13 +12,15 @@ from gpt_parallel.breakdown_table import render_breakdown
 from gpt_parallel.case import summarise
 from gpt_parallel.interrupts import heed_one_interrupt
 from gpt_parallel.journal import Finished, Journal, JournalError, make_header
+from gpt_parallel.problems import SpecError
 from gpt_parallel.pytest_plugin import is_case
 from gpt_parallel.redact import redact, redact_tree
 from gpt_parallel.report.load import ReportError
-from gpt_parallel.result import CaseSummary, RunResult
+from gpt_parallel.result import RunResult
 from gpt_parallel.session import FILE_NAME, SessionRecord
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import RunSpec, SpecError
+from gpt_parallel.spec import RunSpec
+from gpt_parallel.summary import CaseSummary
 from gpt_parallel.table import render_table
 
 JOURNAL, KEPT_JOURNAL = "session.jsonl", "session.previous.jsonl"
@@ -62,8 +64,8 @@ class SessionKeeper:
             notes.append(f"going on with {path}, which has {count} of {len(items)} cases")
         if num_kept := self._journal.num_kept:
             notes.append(
-                f"a session that did not end has {num_kept} finished cases, now in {self._journal.kept}; "
-                "--gpt-resume would have gone on with them"
+                f"the journal of a session that did not end (finished cases: {num_kept}) is now {self._journal.kept}; "
+                "--gpt-resume would have gone on with it"
             )
         return notes
 

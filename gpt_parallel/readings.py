@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.spec import Frozen
+from gpt_parallel.frozen import Frozen
 
 
 class Readings(Frozen):

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel
 
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.untrusted import read_whole
 
 Value = TypeVar("Value")

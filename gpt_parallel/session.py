@@ -13,8 +13,8 @@ from gpt_parallel import __version__
 from gpt_parallel.environment import git_branch, git_state
 from gpt_parallel.launch.devices import available_cores, cpu_name
 from gpt_parallel.report.load import NotRun, describe_incompleteness
-from gpt_parallel.result import CaseSummary
 from gpt_parallel.staged import StagedFiles
+from gpt_parallel.summary import CaseSummary
 
 FILE_NAME = "benchmarks.json"
 

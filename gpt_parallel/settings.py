@@ -10,7 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.spec import AttentionChoice, Frozen, SpecError, TimeoutSeconds
+from gpt_parallel.frozen import Frozen
+from gpt_parallel.problems import SpecError
+from gpt_parallel.spec import AttentionChoice, TimeoutSeconds
 
 WhenBusy = Literal["auto", "wait", "refuse", "share"]
 

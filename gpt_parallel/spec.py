@@ -4,185 +4,21 @@ A `RunSpec` holds nothing that still has to be looked up: the model's architectu
 token ids, the mesh and the device are all resolved. It survives a JSON round trip unchanged.
 """
 
-import reprlib
 from enum import Enum
-from functools import cached_property
 from typing import Annotated, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
+
+from gpt_parallel.frozen import Frozen, Text
+from gpt_parallel.model_spec import Architecture, ModelSpec
+from gpt_parallel.problems import SpecError, shown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 AttentionChoice = Literal["auto", "flash", "efficient", "math"]
 TimeoutSeconds = Annotated[float, Field(gt=0, le=10_000_000)]
-
-
-MAX_PROBLEMS = 20  # as many mistakes of a file are told; the rest is counted
 MAX_RANKS = 9999
-
-
-class SpecError(ValueError):
-    """What the user asked for cannot be run. `problems` has one plain sentence per mistake."""
-
-    def __init__(self, problems: str | list[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else problems
-        super().__init__("\n".join(self.problems))
-
-    @classmethod
-    def from_validation(cls, error: ValidationError, prefix: str = "") -> "SpecError":
-        """The wrong fields of a pydantic error, each with its value and what is allowed."""
-        items = error.errors(include_url=False)
-        problems = []
-        for item in items[:MAX_PROBLEMS]:
-            field = ".".join(shorten(str(part)) for part in item["loc"])
-            message = item["msg"].removeprefix("Value error, ")
-            value = "" if isinstance(item["input"], dict | BaseModel) else f" = {shown(item['input'])}"
-            head = f"{prefix}{field}{value}: " if field else prefix
-            problems += [head + line for line in message.split("\n")]
-        if len(items) > MAX_PROBLEMS:
-            problems.append(f"{prefix}… and {len(items) - MAX_PROBLEMS} more")
-        return cls(problems)
-
-
-def refuse(problems: list[str]) -> None:
-    """Raise SpecError with the first of the problems, if there are any, and how many more there are."""
-    more = [f"… and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-    if problems:
-        raise SpecError(problems[:MAX_PROBLEMS] + more)
-
-
-def shown(value: object) -> str:
-    """A value as messages quote it: short whatever it holds."""
-    return _SHORT.repr(value)
-
-
-def shorten(text: str) -> str:
-    """A text as messages quote it without quotation marks."""
-    return text if len(text) <= 120 else f"{text[:100]}…"
-
-
-class _Short(reprlib.Repr):
-    """Bounds what a hostile document can make of a message: its own length, levels and digits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 80, 80, 60
-
-    def repr_int(self, x: int, level: int) -> str:
-        if x.bit_length() > 1024:  # Python refuses to write long ones
-            return f"a number of {x.bit_length()} bits"
-        return super().repr_int(x, level)
-
-
-_SHORT = _Short()
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _encodable(text: str) -> str:
-    text.encode()  # a path that is not UTF-8 has letters that no JSON can hold; the error says which
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
-# Beyond these a configuration is a mistake or an attack: tables of names and shapes are made before any weight is seen.
-_Size = Annotated[int, Field(strict=True, gt=0, le=2**24)]
-_MAX_PARAMETERS = 2**40
-
-
-class Architecture(Frozen):
-    """A GPT-2's shape, with Hugging Face's field names."""
-
-    n_layer: Annotated[int, Field(strict=True, gt=0, le=10_000)]
-    n_head: _Size
-    n_embd: _Size
-    n_inner: _Size
-    vocab_size: _Size
-    n_positions: _Size
-    layer_norm_epsilon: Annotated[float, Field(strict=True, gt=0, le=1)] = 1e-5
-    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"] = "gelu_new"
-
-    @validate_model(mode="after")
-    def _is_possible(self) -> Self:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if self.num_parameters > _MAX_PARAMETERS:
-            raise ValueError(
-                f"n_layer {self.n_layer}, n_embd {self.n_embd}, n_inner {self.n_inner}, vocab_size {self.vocab_size} "
-                f"and n_positions {self.n_positions} make {self.num_parameters:.2e} parameters; allowed: at most "
-                f"{_MAX_PARAMETERS:.2e}"
-            )
-        return self
-
-    @property
-    def num_parameters(self) -> int:
-        width, inner = self.n_embd, self.n_inner
-        block = 4 * width * width + 2 * width * inner + inner + 9 * width
-        return self.n_layer * block + (self.vocab_size + self.n_positions + 2) * width
-
-    @property
-    def head_size(self) -> int:
-        return self.n_embd // self.n_head
-
-    @cached_property
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Hugging Face's GPT-2 tensors, by name without prefix."""
-        width, inner = self.n_embd, self.n_inner
-        tensors: dict[str, tuple[int, ...]] = {
-            "wte.weight": (self.vocab_size, width),
-            "wpe.weight": (self.n_positions, width),
-            "ln_f.weight": (width,),
-            "ln_f.bias": (width,),
-        }
-        for layer in range(self.n_layer):
-            for name in ("ln_1", "ln_2"):
-                tensors[f"h.{layer}.{name}.weight"] = tensors[f"h.{layer}.{name}.bias"] = (width,)
-            for name, rows, columns in (
-                ("attn.c_attn", width, 3 * width),
-                ("attn.c_proj", width, width),
-                ("mlp.c_fc", width, inner),
-                ("mlp.c_proj", inner, width),
-            ):
-                tensors[f"h.{layer}.{name}.weight"] = (rows, columns)
-                tensors[f"h.{layer}.{name}.bias"] = (columns,)
-        return tensors
-
-
-class ModelSpec(Frozen):
-    """A model and where its weights come from: safetensors files, or a seed."""
-
-    name: Text
-    architecture: Architecture
-    weights: Literal["checkpoint", "random"]
-    seed: NonNegativeInt = 0
-    directory: Text | None = None
-    files: tuple[Text, ...] = ()
-    key_prefix: Text = ""
-
-    @validate_model(mode="after")
-    def _only_safetensors(self) -> Self:
-        for name in self.files:
-            if "/" in name or not name.endswith(".safetensors"):
-                raise ValueError(f"files: {shown(name)} is not the name of a safetensors file")
-        return self
-
-    @property
-    def weights_origin(self) -> str:
-        if self.weights == "random":
-            return f"random (seed {self.seed})"
-        return f"checkpoint {self.directory}"
 
 
 class SamplingSpec(Frozen):

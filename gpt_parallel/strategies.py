@@ -4,7 +4,8 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
-from gpt_parallel.spec import MeshSpec, SpecError
+from gpt_parallel.problems import SpecError
+from gpt_parallel.spec import MeshSpec
 
 MeshRule = Callable[[int], MeshSpec | None]
 

@@ -12,7 +12,9 @@ from gpt_parallel.environment import describe_environment
 from gpt_parallel.launch.devices import resolve_execution
 from gpt_parallel.launch.watch import OnPhase
 from gpt_parallel.measure import energy, figures
+from gpt_parallel.model_spec import ModelSpec
 from gpt_parallel.models import Tokenizer, resolve_model
+from gpt_parallel.problems import SpecError
 from gpt_parallel.prompts import (
     Prompt,
     check_requests,
@@ -32,15 +34,7 @@ from gpt_parallel.result import (
 )
 from gpt_parallel.runner import Runner, asked_for
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import (
-    FaultSpec,
-    MeshSpec,
-    ModelSpec,
-    RunSpec,
-    SamplingSpec,
-    SpecError,
-    WorkloadSpec,
-)
+from gpt_parallel.spec import FaultSpec, MeshSpec, RunSpec, SamplingSpec, WorkloadSpec
 from gpt_parallel.staged import write_atomically
 from gpt_parallel.strategies import is_degenerate, mesh_for
 from gpt_parallel.text import slug

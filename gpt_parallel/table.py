@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.summary import CaseSummary
 from gpt_parallel.text import plain
 
 _OVERSUBSCRIBED, _DEGENERATE, _SHARED = "*", "†", "§"

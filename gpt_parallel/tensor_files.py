@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from gpt_parallel.spec import SpecError, shown
+from gpt_parallel.problems import SpecError, shown
 from gpt_parallel.untrusted import parse_json
 
 # Number types of weights that can be run, and what a file may have beside them.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt_parallel.spec import SpecError, shown
+from gpt_parallel.problems import SpecError, shown
 
 MAX_DEPTH = 64  # levels of lists and objects; no document of ours has ten
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}

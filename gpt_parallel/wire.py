@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from gpt_parallel.spec import Frozen
+from gpt_parallel.frozen import Frozen
 
 
 class Hello(Frozen):

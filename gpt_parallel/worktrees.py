@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 
 ROOM_PREFIX = "gpt_parallel-ab-"  # names the directories that our worktrees are in, and so which are ours
 

@@ -1,12 +1,11 @@
 """Small valid objects for tests to vary."""
 
+from gpt_parallel.model_spec import ModelSpec
 from gpt_parallel.models import ARCHITECTURES
 from gpt_parallel.result import (
     BatchTimeline,
-    CaseSummary,
     Environment,
     Figures,
-    LaunchFigures,
     Output,
     RankReport,
     RoundReport,
@@ -14,7 +13,8 @@ from gpt_parallel.result import (
     TokenRecord,
     Verification,
 )
-from gpt_parallel.spec import ExecutionSpec, MeshSpec, ModelSpec, Request, RunSpec, WorkloadSpec
+from gpt_parallel.spec import ExecutionSpec, MeshSpec, Request, RunSpec, WorkloadSpec
+from gpt_parallel.summary import CaseSummary, LaunchFigures
 
 
 def run_spec(**changes):

@@ -8,7 +8,7 @@ import pytest
 
 from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
 from gpt_parallel.models import Tokenizer, resolve_model
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 
 
 def edit_json(path, **changes):

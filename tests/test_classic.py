@@ -3,7 +3,7 @@
 import pytest
 
 from gpt_parallel.classic import apply_classic
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,18 @@ SMALL_WORK = ("--model", "gpt2-nano", "--num-samples", "4", "--prompt-tokens", "
 
 
 def commands(path):
-    """The commands of a document, in order: lines indented by four, continued behind a backslash, without comments."""
-    lines = path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-    found = [match.group(1) for line in lines if (match := COMMAND.match(line))]
-    return [part for line in found for part in _split(shlex.split(line, comments=True))]
+    """The commands of a document, in order."""
+    return [words for _, words in commands_by_section(path)]
+
+
+def commands_by_section(path):
+    """With their headings: lines indented by four, continued behind a backslash, without comments."""
+    heading = ""
+    for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif match := COMMAND.match(line):
+            yield from ((heading, words) for words in _split(shlex.split(match.group(1), comments=True)))
 
 
 def _split(words):
@@ -91,10 +99,13 @@ def fast(words):
     return words
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_every_command_works(path, checkout):
+SECTIONS = [(path, heading) for path in DOCS for heading in dict(commands_by_section(path))]
+
+
+@pytest.mark.parametrize(("path", "section"), SECTIONS, ids=[f"{path.name}: {section}" for path, section in SECTIONS])
+def test_every_command_works(path, section, checkout):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for words in commands(path):
+    for words in (words for heading, words in commands_by_section(path) if heading == section):
         if words[0] == "pip":
             assert words[:3] == ["pip", "install", "-e"], words
             assert set(words[3][2:-1].split(",")) <= set(extras), words

@@ -8,7 +8,7 @@ import pytest
 
 from gpt_parallel import register_model, register_strategy
 from gpt_parallel.models import ARCHITECTURES, has_published_weights, resolve_model
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 from tests.test_plugin import run_pytest
 
 GUIDE = Path(__file__).parent.parent / "docs" / "extending.md"

@@ -13,12 +13,13 @@ import pytest
 from gpt_parallel import load_result
 from gpt_parallel.launch import fork_server, watch
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.report.comparable import why_unproved
 from gpt_parallel.report.findings import _verification
 from gpt_parallel.report.load import ReportError, load_run
 from gpt_parallel.result import Figures, Verification
 from gpt_parallel.settings import Settings, make_settings
-from gpt_parallel.spec import FaultSpec, SpecError
+from gpt_parallel.spec import FaultSpec
 from gpt_parallel.suite import InjectedFaultError, Suite, VerificationError
 from tests.factories import bench, document, summary
 from tests.processes import environment, ranks_alive

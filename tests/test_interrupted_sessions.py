@@ -174,7 +174,10 @@ def test_a_killed_session_is_gone_on_with_or_put_aside(tmp_path):
 
     assert done.returncode == 0, done.stdout + done.stderr
     aside = tmp_path / "r" / "session.previous.jsonl"
-    assert f"a session that did not end has 1 finished cases, now in {aside}; --gpt-resume would have" in done.stdout
+    assert (
+        f"the journal of a session that did not end (finished cases: 1) is now {aside}; --gpt-resume would"
+        in done.stdout
+    )
     assert aside.read_bytes() == left
     assert journal(tmp_path / "r") == [(TWO, "passed")]
 

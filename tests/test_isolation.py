@@ -22,10 +22,11 @@ from gpt_parallel.cli.common import make_writable
 from gpt_parallel.environment import RECORDED_VARIABLES, describe_environment
 from gpt_parallel.launch import claims, fork_server, local, run_directory
 from gpt_parallel.launch.claims import claim_cores
+from gpt_parallel.problems import SpecError
 from gpt_parallel.report.load import load_run
 from gpt_parallel.report.render import write_report
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import FaultSpec, MeshSpec, SpecError
+from gpt_parallel.spec import FaultSpec, MeshSpec
 from gpt_parallel.staged import write_atomically
 from gpt_parallel.strategies import STRATEGIES, Strategy
 from gpt_parallel.suite import Suite

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from gpt_parallel.journal import Finished, Header, Journal, JournalError
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 from tests.factories import run_result, run_spec, summary
 
 HEADER = Header(settings={"model": "gpt2-nano", "seed": 0}, machine={"hostname": "here"})
@@ -148,7 +148,7 @@ def test_an_interrupted_matrix_is_not_thrown_away(path):
     before = path.read_bytes()
 
     with pytest.raises(
-        SpecError, match="1 finished cells of an interrupted matrix; go on with --resume, or start over"
+        SpecError, match=r"of an interrupted matrix \(finished cells: 1\); go on with --resume, or start over"
     ):
         open_journal(path)
 

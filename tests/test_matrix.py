@@ -16,9 +16,10 @@ from gpt_parallel.cli.matrix_progress import MatrixProgress, clock_time
 from gpt_parallel.journal import Finished, Journal, JournalError, make_header
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.matrix import Cell, Matrix, make_cells
+from gpt_parallel.model_spec import ModelSpec
 from gpt_parallel.models import ARCHITECTURES
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import ModelSpec, SpecError
 from gpt_parallel.suite import Suite
 from tests.factories import summary
 from tests.test_cli import SMOKE, command, run_cli

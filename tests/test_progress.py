@@ -40,6 +40,18 @@ def test_rounds_tell_the_tokens_per_second_so_far(monkeypatch):
     ]
 
 
+def test_a_log_does_not_get_a_line_for_each_of_many_rounds(monkeypatch):
+    shown, clock = [], iter([10.0, 12.0, 19.0, 20.0, 21.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = CaseProgress(shown.append, every_s=10.0)
+
+    for number in range(1, 6):
+        progress(0, f"round {number} of 5")
+    progress(0, "finish")
+
+    assert shown == ["round 1 of 5", "round 4 of 5, 0 tokens/s", "finish"]
+
+
 def on_a_terminal(*arguments):
     """What pytest writes when its output is a terminal."""
     leader, follower = pty.openpty()

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from gpt_parallel.cli import app
 from gpt_parallel.models import ARCHITECTURES
+from gpt_parallel.problems import SpecError
 from gpt_parallel.prompt_files import (
     PromptSet,
     grid,
@@ -17,7 +18,6 @@ from gpt_parallel.prompt_files import (
     write_prompts,
 )
 from gpt_parallel.prompts import Prompt, read_prompts, shipped_prompts
-from gpt_parallel.spec import SpecError
 
 
 def as_bytes(text):

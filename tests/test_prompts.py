@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from gpt_parallel.problems import SpecError
 from gpt_parallel.prompts import (
     MAX_FILE_BYTES,
     MAX_LINE_BYTES,
@@ -11,7 +12,6 @@ from gpt_parallel.prompts import (
     shipped_prompts,
 )
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import SpecError
 from gpt_parallel.suite import Suite
 
 
@@ -67,7 +67,8 @@ def test_reads_text_and_ids(write):
         ('{"prompt_ids": ["a"]}', "valid integer"),
         ('{"prompt": 5}', "valid string"),
         ('{"prompt": "x", "max_length": 0}', "greater than 0"),
-        ('{"prompt": "x", "length": 4}', "length = 4: Extra inputs are not permitted"),
+        ('{"prompt": "x", "length": 4}', "length = 4: unknown key; did you mean 'max_length'?"),
+        ('{"prompt": "x", "n": 4}', "n = 4: unknown key; allowed: prompt, prompt_ids, max_length"),
         ('{"prompt": "x", "prompt_ids": [1]}', "exactly one of"),
         ("{}", "exactly one of"),
         ('["x"]', "must be an object"),
@@ -91,7 +92,7 @@ def test_reads_text_and_ids(write):
         ('{"prompt": "' + "x" * MAX_LINE_BYTES + '"}', "a line of 1048590 bytes; allowed: at most 1048576"),
         ('{"prompt": "' + "x" * 10_000_000 + '"}', "a line of 10000014 bytes; allowed: at most 1048576"),
         ('{"prompt": ["' + "x" * 100_000 + '"]}', "prompt = ['xxx"),
-        ('{"' + "x" * 100_000 + '": 1}', "xxx… = 1: Extra inputs are not permitted"),
+        ('{"' + "x" * 100_000 + '": 1}', "xxx… = 1: unknown key; allowed: prompt, prompt_ids, max_length"),
     ],
 )
 def test_a_bad_line_is_named_with_its_number(write, line, reason):

@@ -3,9 +3,10 @@ import json
 import pytest
 
 from gpt_parallel.case import summarise
-from gpt_parallel.result import CaseSummary, RunResult, load_result
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
+from gpt_parallel.result import RunResult, load_result
 from gpt_parallel.staged import write_atomically
+from gpt_parallel.summary import CaseSummary
 from tests.test_measure import launch
 
 # Fields of a case's row that older files do not have begin like this.

@@ -1,18 +1,10 @@
 import pytest
 from pydantic import ValidationError
 
+from gpt_parallel.model_spec import Architecture, ModelSpec
 from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.spec import (
-    Architecture,
-    MeshSpec,
-    ModelSpec,
-    Request,
-    RunSpec,
-    SamplingSpec,
-    SpecError,
-    WorkloadSpec,
-    shown,
-)
+from gpt_parallel.problems import SpecError, shown
+from gpt_parallel.spec import MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
 from tests.factories import run_spec
 
 

@@ -1,8 +1,9 @@
 import pytest
 
 from gpt_parallel import strategies
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import MeshSpec, SpecError
+from gpt_parallel.spec import MeshSpec
 from gpt_parallel.strategies import cases, is_degenerate, mesh_for, register_strategy
 from gpt_parallel.suite import custom_mesh
 

@@ -9,10 +9,10 @@ import pytest
 
 from gpt_parallel.checkpoint import read_architecture
 from gpt_parallel.config_file import read_config
+from gpt_parallel.problems import SpecError
 from gpt_parallel.prompts import read_prompts
 from gpt_parallel.report.load import load_run
 from gpt_parallel.result import load_result
-from gpt_parallel.spec import SpecError
 from gpt_parallel.untrusted import MAX_DEPTH, parse_json, read_whole
 
 

@@ -16,9 +16,9 @@ from gpt_parallel.classic import CLASSIC, Classic, apply_classic
 from gpt_parallel.config_file import ConfigFile, read_config, to_yaml
 from gpt_parallel.launch.devices import default_preset
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.redact import redact
 from gpt_parallel.settings import PRESETS, Option, make_settings, options
-from gpt_parallel.spec import SpecError
 from gpt_parallel.suite import VerificationError
 from gpt_parallel.text import plain_lines
 

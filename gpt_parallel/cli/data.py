@@ -9,7 +9,9 @@ import typer
 from rich.progress import Progress
 
 from gpt_parallel.cli.common import errors, exit_codes, option
+from gpt_parallel.model_spec import ModelSpec
 from gpt_parallel.models import Tokenizer, resolve_model
+from gpt_parallel.problems import SpecError
 from gpt_parallel.prompt_files import (
     PromptSet,
     check_outputs,
@@ -21,7 +23,6 @@ from gpt_parallel.prompt_files import (
     write_prompts,
 )
 from gpt_parallel.prompts import DEFAULT_MAX_LENGTH
-from gpt_parallel.spec import ModelSpec, SpecError
 from gpt_parallel.text import plain
 
 GENERATE_HELP = """Write a JSON Lines file of text prompts that are all PROMPT_TOKENS long.

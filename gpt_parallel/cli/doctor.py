@@ -16,9 +16,9 @@ from gpt_parallel.doctor.gather import gather_facts
 from gpt_parallel.doctor.judge import judge
 from gpt_parallel.doctor.self_test import run_self_test
 from gpt_parallel.launch import fork_server
+from gpt_parallel.problems import SpecError
 from gpt_parallel.redact import redact, redact_tree
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import SpecError
 from gpt_parallel.text import plain
 
 HELP = """Say whether this machine can run the job, and what to do where it cannot.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt_parallel.cli.common import describe, errors, option, verdict_codes
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.staged import write_atomically
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from gpt_parallel.cli.matrix_progress import MatrixProgress, describe
 from gpt_parallel.journal import FILE_NAME, Finished, Journal, JournalError, make_header
 from gpt_parallel.launch import fork_server
 from gpt_parallel.matrix import Cell, Matrix, make_cells, make_record
+from gpt_parallel.problems import SpecError
 from gpt_parallel.report.load import ReportError
 from gpt_parallel.session import SessionRecord
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import FaultSpec, SpecError
+from gpt_parallel.spec import FaultSpec
 from gpt_parallel.table import render_table
 
 HELP = """Run strategies × device counts × batch sizes: verified, timed, one after the other, without pytest.

@@ -9,11 +9,12 @@ from gpt_parallel.breakdown_table import render_ranks
 from gpt_parallel.case import summarise
 from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, writing
 from gpt_parallel.launch import fork_server
-from gpt_parallel.progress import CaseProgress, Show
+from gpt_parallel.problems import SpecError
+from gpt_parallel.progress import LOG_EVERY_S, CaseProgress
 from gpt_parallel.redact import redact
 from gpt_parallel.result import RunResult
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import FaultSpec, RunSpec, SpecError
+from gpt_parallel.spec import FaultSpec, RunSpec
 from gpt_parallel.staged import write_atomically
 from gpt_parallel.strategies import STRATEGIES
 from gpt_parallel.suite import CUSTOM, InjectedFaultError, Suite, custom_mesh
@@ -46,8 +47,7 @@ def run(
 ) -> None:
     if settings.launches > 1:
         errors.print(f"note: run makes one launch; the {settings.launches} in the file are for matrix and pytest")
-    with _shown() as show:
-        progress = CaseProgress(show)
+    with _progress() as progress:
         case = _choose_case(settings)
         fork_server.warm_up()
         suite = Suite(settings, progress, FaultSpec.parse(inject_fault) if inject_fault else None)
@@ -109,10 +109,10 @@ def _print(result: RunResult, profile: str | None) -> None:
 
 
 @contextmanager
-def _shown() -> Iterator[Show]:
-    """Shows a text: on a line that changes on a terminal, on a line of its own in a log."""
+def _progress() -> Iterator[CaseProgress]:
+    """On a line that changes on a terminal, on lines of its own in a log."""
     if not errors.is_terminal:
-        yield errors.print
+        yield CaseProgress(errors.print, LOG_EVERY_S)
         return
     with errors.status("starting") as status:
-        yield status.update
+        yield CaseProgress(status.update)

@@ -18,7 +18,7 @@ from gpt_parallel.cli.common import errors, exit_codes, option
 from gpt_parallel.interrupts import uninterrupted
 from gpt_parallel.launch import launcher_process
 from gpt_parallel.launch.launcher import Launcher, parse_address, parse_launcher
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.wire import keep_alive
 
 WORKER_HELP = """Be one rank of a run. This is what --launcher starts on each machine; it is not for typing.

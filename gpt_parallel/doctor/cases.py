@@ -4,9 +4,11 @@ from typing import Literal
 
 from gpt_parallel.cost import gib, rank_bytes
 from gpt_parallel.doctor.facts import Facts
+from gpt_parallel.frozen import Frozen
 from gpt_parallel.launch.devices import device_counts, why_skip
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import Frozen, RunSpec, SpecError
+from gpt_parallel.spec import RunSpec
 from gpt_parallel.strategies import cases
 from gpt_parallel.suite import CUSTOM, Suite, custom_mesh
 

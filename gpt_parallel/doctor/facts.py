@@ -1,7 +1,7 @@
 """What a machine is like, as plain data: all that judging needs, so that tests can make up any machine."""
 
+from gpt_parallel.frozen import Frozen
 from gpt_parallel.result import CollectiveProbe
-from gpt_parallel.spec import Frozen
 
 
 class GpuProcess(Frozen):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from gpt_parallel.spec import Frozen
+from gpt_parallel.frozen import Frozen
 
 Level = Literal["ok", "note", "warning", "problem"]
 

@@ -13,7 +13,7 @@ from gpt_parallel.doctor.facts import DirectoryFacts, Facts, ModelFacts, TorchFa
 from gpt_parallel.doctor.gpus import gather_gpus
 from gpt_parallel.launch.devices import available_cores, cpu_name
 from gpt_parallel.models import ARCHITECTURES, has_published_weights, resolve_model
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY", "OMP_PROC_BIND")
 _CGROUP = Path("/sys/fs/cgroup")

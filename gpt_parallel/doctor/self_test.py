@@ -4,9 +4,10 @@ from gpt_parallel.doctor.facts import SelfTest
 from gpt_parallel.launch.devices import cuda_devices, resolve_device
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.local import launch
+from gpt_parallel.problems import SpecError
 from gpt_parallel.result import CollectiveProbe
 from gpt_parallel.settings import Settings, make_settings
-from gpt_parallel.spec import Job, JobKind, SpecError
+from gpt_parallel.spec import Job, JobKind
 from gpt_parallel.suite import CUSTOM, Suite
 
 TIMEOUT_S = 60.0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt_parallel.engine.kv_cache import KVCache, LayerCache, Step
 from gpt_parallel.engine.linear import ACTIVATIONS, Kernel, Linear, PackedLinear
-from gpt_parallel.spec import Architecture
+from gpt_parallel.model_spec import Architecture
 
 Reduce = Callable[[Tensor], Tensor]
 

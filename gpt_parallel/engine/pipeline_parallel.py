@@ -1,6 +1,7 @@
 """Cutting a model's layers into pipeline stages of equal work, the language-model head counted."""
 
-from gpt_parallel.spec import Architecture, ExecutionSpec, WorkloadSpec
+from gpt_parallel.model_spec import Architecture
+from gpt_parallel.spec import ExecutionSpec, WorkloadSpec
 
 # How many rows a device multiplies in the time it takes to read the weight; a pass over fewer rows costs a reading.
 # Measured on one core with AVX-512 (and AMX for bfloat16); for GPUs 2 · FLOP/s ÷ bytes/s of an H100's data sheet.

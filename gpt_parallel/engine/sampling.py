@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from gpt_parallel.engine.collectives import Collectives
-from gpt_parallel.spec import Architecture, Request, SamplingSpec
+from gpt_parallel.model_spec import Architecture
+from gpt_parallel.spec import Request, SamplingSpec
 
 _MASK = 0xFFFFFFFF
 _INFINITY = float("inf")

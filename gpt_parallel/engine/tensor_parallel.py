@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gpt_parallel.spec import Architecture
+from gpt_parallel.model_spec import Architecture
 
 
 @dataclass(frozen=True)

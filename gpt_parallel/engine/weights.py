@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpt_parallel.engine.gpt2 import GPT2
 from gpt_parallel.engine.tensor_parallel import Shard
-from gpt_parallel.spec import Architecture, ModelSpec
+from gpt_parallel.model_spec import Architecture, ModelSpec
 
 # read(tensor name, dimension to cut, ranges along it) -> the ranges one by one, each valid until the next
 Read = Callable[[str, int, Sequence[range]], Iterator[Tensor]]

@@ -18,8 +18,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Literal, NamedTuple
 
 from gpt_parallel.launch.devices import available_cores, cuda_devices, open_nvml
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import WhenBusy
-from gpt_parallel.spec import ExecutionSpec, SpecError
+from gpt_parallel.spec import ExecutionSpec
 
 AVAILABLE = sys.platform == "linux"
 

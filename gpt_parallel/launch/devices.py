@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from gpt_parallel.launch.launcher import parse_launcher
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import AttentionChoice, Dtype, ExecutionSpec, SpecError
+from gpt_parallel.spec import AttentionChoice, Dtype, ExecutionSpec
 
 Device = TypeVar("Device")
 

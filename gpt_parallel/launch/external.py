@@ -24,8 +24,9 @@ from gpt_parallel.launch.reception import Reception
 from gpt_parallel.launch.remote_process import reports_of
 from gpt_parallel.launch.run_directory import create_private, run_directory
 from gpt_parallel.launch.watch import MissedDeadlineError, OnPhase, WatchedRank, watch
+from gpt_parallel.problems import SpecError
 from gpt_parallel.result import RankReport
-from gpt_parallel.spec import Job, RunSpec, SpecError
+from gpt_parallel.spec import Job, RunSpec
 
 _GRACE_S = 10.0  # for a launcher to end once its ranks have
 _LAST_WORDS_S = 2.0  # for a launcher to say how a rank that is gone has ended

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 
 _PLACE = "{num_gpus}"
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from gpt_parallel.launch.guest import Connection, Guest
-from gpt_parallel.spec import SpecError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.wire import Hello
 
 _LOOK_S = 0.2

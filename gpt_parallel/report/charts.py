@@ -14,7 +14,7 @@ from gpt_parallel.report.load import Case, SavedRun
 from gpt_parallel.report.metrics import single_device_cases
 from gpt_parallel.report.pareto import pareto
 from gpt_parallel.report.plots import Data, breakdown, latency, looks, memory, throughput
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.summary import CaseSummary
 from gpt_parallel.table import captions
 
 WIDE, NARROW = 7.5, 3.8  # inches: for print and large screens; for a telephone, at the same size of letters

@@ -1,6 +1,6 @@
 """What may be put in a ratio: verified runs of the same work on the same machine, and nothing else."""
 
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.summary import CaseSummary
 
 # Both sides must agree on these for their figures to be compared at all.
 _SAME = {

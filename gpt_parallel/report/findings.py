@@ -6,7 +6,7 @@ from statistics import fmean
 
 from gpt_parallel.report.load import SavedRun
 from gpt_parallel.report.metrics import single_device_cases, speedup_over
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.summary import CaseSummary
 
 _UNEVEN = 1.05  # an imbalance that is worth a word
 

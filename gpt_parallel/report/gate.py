@@ -14,7 +14,7 @@ from gpt_parallel.report.comparable import differences, why_not_comparable, why_
 from gpt_parallel.report.load import Case, ReportError, SavedRun
 from gpt_parallel.report.statistics import Effect, holm, launches_needed, welch
 from gpt_parallel.report.verdicts import CaseVerdict, GateResult, Rules, Verdict, matches
-from gpt_parallel.result import CaseSummary, LaunchFigures
+from gpt_parallel.summary import CaseSummary, LaunchFigures
 
 ALPHA = 0.05
 MIN_LAUNCHES = 3

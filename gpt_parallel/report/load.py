@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gpt_parallel.result import CaseSummary, PositiveCount, PositiveSeconds, Seconds, schema_problem
-from gpt_parallel.spec import Frozen, SpecError, shown
+from gpt_parallel.frozen import Frozen
+from gpt_parallel.problems import SpecError, shown
+from gpt_parallel.result import schema_problem
+from gpt_parallel.summary import CaseSummary, PositiveCount, PositiveSeconds, Seconds
 from gpt_parallel.untrusted import parse_json, read_whole
 
 MAX_BYTES = 256 << 20

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from gpt_parallel.report.load import Case, SavedRun
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.summary import CaseSummary
 
 READINGS = (
     *("mbu", "mfu", "peak", "imbalance", "cpu_share", "max_resident_bytes", "max_proportional_bytes"),

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from gpt_parallel.report.plots import MOST_BARS, Data, make_axes, wrap
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.summary import CaseSummary
 from gpt_parallel.text import plain
 
 _HALO = [withStroke(linewidth=2.5, foreground="white")]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from gpt_parallel.breakdown_table import PARTS, shares
 from gpt_parallel.report.load import Case
-from gpt_parallel.result import CaseSummary
+from gpt_parallel.summary import CaseSummary
 from gpt_parallel.text import plain
 
 # Of lengths without a common divisor, so that 210 strategies differ in at least one of the three.

@@ -4,8 +4,8 @@ import pytest
 
 from gpt_parallel.doctor.cases import judge_cases, rank_bytes
 from gpt_parallel.launch import devices
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import SpecError
 from gpt_parallel.suite import Suite
 from tests.doctor.conftest import GIB, gpu
 

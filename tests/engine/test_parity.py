@@ -15,7 +15,8 @@ from gpt_parallel.engine.records import tokens_by_request
 from gpt_parallel.engine.sampling import Sampler
 from gpt_parallel.engine.tensor_parallel import shard_of
 from gpt_parallel.engine.weights import load
-from gpt_parallel.spec import MeshSpec, ModelSpec, Request, SamplingSpec, WorkloadSpec
+from gpt_parallel.model_spec import ModelSpec
+from gpt_parallel.spec import MeshSpec, Request, SamplingSpec, WorkloadSpec
 
 CPU = torch.device("cpu")
 

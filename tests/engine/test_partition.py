@@ -7,8 +7,9 @@ import pytest
 from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.engine.pipeline_parallel import head_cost, stage_layers
 from gpt_parallel.engine.tensor_parallel import shard_of
+from gpt_parallel.model_spec import Architecture
 from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.spec import Architecture, MeshSpec
+from gpt_parallel.spec import MeshSpec
 
 
 def shards(shape, tp_size):

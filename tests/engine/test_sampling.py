@@ -6,7 +6,8 @@ from scipy import stats
 
 from gpt_parallel.engine.sampling import Sampler, _threshold, gumbel_noise, scale_of
 from gpt_parallel.engine.tensor_parallel import shard_of
-from gpt_parallel.spec import Architecture, Request, SamplingSpec
+from gpt_parallel.model_spec import Architecture
+from gpt_parallel.spec import Request, SamplingSpec
 
 CPU = torch.device("cpu")
 VOCABULARY = 61

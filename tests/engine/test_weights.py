@@ -10,8 +10,8 @@ from gpt_parallel.engine.gpt2 import GPT2, Part
 from gpt_parallel.engine.pipeline_parallel import stage_layers
 from gpt_parallel.engine.tensor_parallel import shard_of
 from gpt_parallel.engine.weights import load, random_tensor
+from gpt_parallel.model_spec import ModelSpec
 from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.spec import ModelSpec
 
 
 def model_spec(directory):

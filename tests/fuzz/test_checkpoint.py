@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture, weight_files
-from gpt_parallel.spec import Architecture
+from gpt_parallel.model_spec import Architecture
 from gpt_parallel.tensor_files import read_header
 from tests.fuzz.mutation import FUZZ, are_named, attempt, damaged, json_texts, mutated
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 
 from gpt_parallel.case import summarise
+from gpt_parallel.problems import SpecError
 from gpt_parallel.result import load_result
-from gpt_parallel.spec import SpecError
 from tests.fuzz.mutation import FUZZ, are_named, attempt, json_texts
 from tests.test_measure import launch
 

@@ -4,8 +4,8 @@ import pynvml
 import pytest
 
 from gpt_parallel.launch import devices
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import SpecError
 
 UUIDS = ("GPU-aaaa1111", "GPU-aabb2222", "GPU-cccc3333")
 

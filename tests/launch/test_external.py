@@ -17,8 +17,9 @@ from gpt_parallel.launch import hiring
 from gpt_parallel.launch.claims import claim_cores
 from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import FaultSpec, SpecError
+from gpt_parallel.spec import FaultSpec
 from gpt_parallel.suite import Suite
 from tests.processes import ranks_alive
 

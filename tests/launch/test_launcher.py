@@ -7,8 +7,8 @@ import pytest
 
 from gpt_parallel.launch import devices, launcher_process
 from gpt_parallel.launch.launcher import parse_address, parse_launcher
+from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import SpecError
 
 
 @pytest.mark.parametrize(
