@@ -13,8 +13,12 @@ os.environ[MARK] = secrets.token_hex(8)
 
 
 def environment(**changes):
-    """The user's environment without pytest's own variables: inside a pytest-xdist worker nothing would be timed."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | changes
+    """The user's environment without pytest's own variables: inside a pytest-xdist worker nothing would be timed.
+
+    And without the plugin of hypothesis, which users need not have, and which takes as long to import as all the rest.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return kept | {"PYTEST_ADDOPTS": "-p no:hypothesispytest"} | changes
 
 
 def ranks_alive():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats would take half a second to import
 
 MOST_NEEDED = 999  # launches nobody would make
 
@@ -29,19 +29,19 @@ class Effect:
             return math.nan
         if self.standard_error == 0:
             return 0.0 if self.log_ratio > log_threshold else 1.0
-        return float(stats.t.sf((self.log_ratio - log_threshold) / self.standard_error, self.degrees))
+        return float(stdtr(self.degrees, (log_threshold - self.log_ratio) / self.standard_error))
 
     def upper_bound(self, alpha: float) -> float:
         """The log-ratio that the true one exceeds with probability `alpha` at most."""
         if self.standard_error is None:
             return math.inf
-        return self.log_ratio + self.standard_error * float(stats.t.ppf(1 - alpha, self.degrees))
+        return self.log_ratio + self.standard_error * float(stdtrit(self.degrees, 1 - alpha))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
         """The ratio's two-sided confidence interval; None with one value a side."""
         if self.standard_error is None:
             return None
-        reach = self.standard_error * float(stats.t.ppf((1 + confidence) / 2, self.degrees))
+        reach = self.standard_error * float(stdtrit(self.degrees, (1 + confidence) / 2))
         return math.exp(self.log_ratio - reach), math.exp(self.log_ratio + reach)
 
 
@@ -94,7 +94,7 @@ def pairs_needed(deviation: float, distance: float, alpha: float) -> int | None:
 
 
 def _reach(alpha: float, degrees: int) -> float:
-    return float(stats.t.ppf(1 - alpha, degrees))
+    return float(stdtrit(degrees, 1 - alpha))
 
 
 def _fewest(is_enough: Callable[[int], bool]) -> int | None:
