@@ -4,6 +4,7 @@ A `RunSpec` holds nothing that still has to be looked up: the model's architectu
 token ids, the mesh and the device are all resolved. It survives a JSON round trip unchanged.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated, Literal, get_args
 
@@ -155,6 +156,11 @@ class ExecutionSpec(Frozen):
     profile: Text | None = None
     log_dir: Text = "reports/logs"
     fault: FaultSpec | None = None
+
+    def cores_of(self, local_rank: int, available: Sequence[int]) -> tuple[int, ...]:
+        """The cores a rank is pinned to: consecutive slices, going round where there are more ranks than cores."""
+        count = self.cores_per_rank
+        return tuple(sorted({available[(local_rank * count + index) % len(available)] for index in range(count)}))
 
 
 class RunSpec(Frozen):

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from gpt_parallel.model_spec import Architecture, ModelSpec
 from gpt_parallel.models import ARCHITECTURES
 from gpt_parallel.problems import SpecError, shown
-from gpt_parallel.spec import MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
+from gpt_parallel.spec import ExecutionSpec, MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
 from tests.factories import run_spec
 
 
@@ -161,3 +161,10 @@ def test_the_reference_is_the_same_work_on_one_device():
     assert single.mesh.size == 1
     assert single.workload == spec.workload
     assert single.execution.rounds == 0
+
+
+def test_cores_are_dealt_in_slices_and_shared_when_they_run_out():
+    two, eight = (ExecutionSpec(device="cpu", dtype="float32", backend="gloo", cores_per_rank=n) for n in (2, 8))
+
+    assert [two.cores_of(rank, (4, 5, 6, 7)) for rank in range(3)] == [(4, 5), (6, 7), (4, 5)]
+    assert eight.cores_of(1, (0, 3)) == (0, 3)

@@ -4,12 +4,10 @@ It calls the process that wanted it started, says where it is, is told its place
 the same connection. When that connection is lost it ends, whatever it is doing; when its launcher is, even if stopped.
 """
 
-import ctypes
 import faulthandler
 import json
 import os
 import platform
-import signal
 import socket
 import sys
 import tempfile
@@ -21,10 +19,10 @@ import psutil
 
 from gpt_parallel import __version__
 from gpt_parallel.engine.events import EventPipe
+from gpt_parallel.engine.worker import end_with_parent
 from gpt_parallel.wire import Hello, clock_id, keep_alive, pid_space
 
 _CONNECT_S = 60.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Where launchers tell a process its number, the number of all, and its number on its machine.
 _LAUNCHERS = {
     "TORCHELASTIC_RUN_ID": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -60,8 +58,7 @@ class _Line:
 
 def main(arguments: list[str]) -> int:
     address, run = arguments
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     try:
         line = _Line(address)
         line.tell(_hello(run).model_dump())
@@ -97,7 +94,10 @@ def _run(message: dict[str, Any], store: Any, own_address: str, pipe: EventPipe)
 
     job = Job.model_validate(message["job"])
     rank, local_rank = message["rank"], message["local_rank"]
-    cores = _pin(local_rank, job.spec.execution.cores_per_rank) if job.spec.execution.device == "cpu" else ()
+    cores: tuple[int, ...] = ()
+    if job.spec.execution.device == "cpu":
+        cores = job.spec.execution.cores_of(local_rank, sorted(os.sched_getaffinity(0)))  # that the launcher left it
+        os.sched_setaffinity(0, cores)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(own_address))
 
     # Imported here, so that torch's threads are made after the process is pinned.
@@ -156,14 +156,6 @@ def _serve_store(connected: socket.socket, num_ranks: int) -> Any:
     return dist.TCPStore(  # type: ignore[attr-defined]
         host, port, num_ranks, is_master=True, wait_for_workers=False, master_listen_fd=descriptor
     )
-
-
-def _pin(local_rank: int, count: int) -> tuple[int, ...]:
-    """A slice of the cores that the launcher left this process, going round where there are too few."""
-    available = sorted(os.sched_getaffinity(0))
-    cores = sorted({available[(local_rank * count + index) % len(available)] for index in range(count)})
-    os.sched_setaffinity(0, cores)
-    return tuple(cores)
 
 
 def _interface_of(address: str) -> str:

@@ -25,7 +25,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(arguments: list[str]) -> int:
     os.umask(0o077)  # for the files of the run
     directory, descriptor, parent, *cores = arguments
-    _die_with(int(parent))
+    end_with_parent()
+    if os.getppid() != int(parent):
+        return 1  # it ended before the line above
     pinned = tuple(int(core) for core in cores[0].split(",")) if cores else ()
     if pinned:
         os.sched_setaffinity(0, pinned)
@@ -56,12 +58,10 @@ def _run(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe) -
     return report.model_copy(update={"cores": pinned, "host": platform.node()})
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this rank when its parent ends, however it ends."""
+def end_with_parent() -> None:
+    """Have the kernel kill this rank when its parent ends, however it ends and even if this one is stopped."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before the line above
 
 
 if __name__ == "__main__":

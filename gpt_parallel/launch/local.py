@@ -123,7 +123,7 @@ def _start(rank: int, spec: RunSpec, directory: Path, cores: Sequence[int]) -> W
     log = directory / f"rank_{rank}.log"
     arguments = [str(directory)]
     if spec.execution.device == "cpu" and hasattr(os, "sched_setaffinity"):
-        arguments.append(",".join(map(str, cores_of(rank, spec.execution.cores_per_rank, cores))))
+        arguments.append(",".join(map(str, spec.execution.cores_of(rank, cores))))
     try:
         with create_private(log) as output:
             process = fork_server.start(WORKER, arguments, _environment(rank, spec), output, write_end)
@@ -133,11 +133,6 @@ def _start(rank: int, spec: RunSpec, directory: Path, cores: Sequence[int]) -> W
     finally:
         os.close(write_end)
     return WatchedRank(rank, LocalProcess(process, directory / f"rank_{rank}.stacks"), read_end, log)
-
-
-def cores_of(rank: int, count: int, available: Sequence[int]) -> list[int]:
-    """The cores a rank is pinned to: consecutive slices, going round where there are more ranks than cores."""
-    return sorted({available[(rank * count + index) % len(available)] for index in range(count)})
 
 
 def _environment(rank: int, spec: RunSpec) -> dict[str, str]:

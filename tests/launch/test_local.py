@@ -9,7 +9,6 @@ import pytest
 
 from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.launch.local import cores_of
 from gpt_parallel.launch.run_directory import run_directory
 from tests import mutants
 
@@ -137,8 +136,3 @@ def test_what_a_killed_launcher_left_is_removed_and_nothing_else(monkeypatch, tm
         assert used.stat().st_mode & 0o777 == 0o700
 
     assert sorted(tmp_path.iterdir()) == sorted([strange, elsewhere])
-
-
-def test_cores_are_dealt_in_slices_and_shared_when_they_run_out():
-    assert [cores_of(rank, 2, (4, 5, 6, 7)) for rank in range(3)] == [[4, 5], [6, 7], [4, 5]]
-    assert cores_of(1, 8, (0, 3)) == [0, 3]
