@@ -226,7 +226,7 @@ def in_its_rounds(directory):
     )
     with process:
         for line in process.stderr:
-            if line.startswith("tensor_data_hybrid-2gpu: round 2 of 1000, "):
+            if line.startswith("tensor_data_hybrid-2gpu: round 1 of 1000"):
                 break
         yield process, psutil.Process(process.pid).children(recursive=True)
 

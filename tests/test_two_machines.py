@@ -115,7 +115,7 @@ def test_a_cut_cable_fails_the_case_within_its_deadline(session, machines, tmp_p
         *("--log-dir", tmp_path / "logs"),
     )
     for line in process.stdout:
-        if "round 2 of" in line:
+        if "round 1 of" in line:
             break
     machines.cut()
     printed, _ = process.communicate(timeout=100)
