@@ -330,7 +330,15 @@ def test_figures_of_a_launch_on_shared_cores_are_marked(launcher, monkeypatch):
     cores = (10_000_000 + os.getpid(),)
     monkeypatch.setattr(claims, "available_cores", lambda: cores)
     suite = Suite(make_settings("smoke", SMOKE))
-    launched = SimpleNamespace(is_local=True, launch=lambda job, **given: (rank_report(), rank_report(1)))
+    visits = []
+
+    def launch(job, **given):
+        for visit in visits:
+            with visit:
+                pass
+        return rank_report(), rank_report(1)
+
+    launched = SimpleNamespace(is_local=True, launch=launch)
     if launcher is None:
         monkeypatch.setattr(runner, "launch", launched.launch)
     else:
@@ -345,6 +353,8 @@ def test_figures_of_a_launch_on_shared_cores_are_marked(launcher, monkeypatch):
     with claim_cores(cores, 1, "refuse", pytest.fail):
         assert is_marked() == [True] * 3
     assert is_marked() == [False] * 3
+    visits.append(claim_cores(cores, 1, "share", str))
+    assert is_marked() == [True] * 3, "another run came meanwhile"
 
 
 # Files

@@ -1,10 +1,11 @@
 """Two runs at once on one machine do not share devices unknowingly.
 
-A claim is the name of an abstract Unix socket, bound and never listened on. It is no file, runs of all users see it,
-and the kernel takes it back from a process however that ends. Such names belong to a network namespace: runs in
-containers with networks of their own do not see each other's.
+A claim is the name of an abstract Unix socket. It is no file, runs of all users see it, and the kernel takes it back
+from a process however that ends. Such names belong to a network namespace: runs in containers with networks of their
+own do not see each other's.
 
-A device has a few names, so that those who share it have one each: it is free when none of them is taken.
+A device has a few names, so that those who share it have one each: it is free when none of them is taken. Who comes to
+share it sends all the others a datagram, from which they learn that their figures are not those of a device alone.
 """
 
 import errno
@@ -14,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, NamedTuple
 
 from gpt_parallel.launch.devices import available_cores, cuda_devices, open_nvml
@@ -34,11 +35,54 @@ _MEMORY_SLACK_BYTES = 64 << 20  # other programs on the GPU come and go
 _LOGGER = logging.getLogger("gpt_parallel")
 
 
+class Claims(ExitStack):
+    """Devices that are kept until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: list[socket.socket] = []
+        self._found_others = False
+
+    def claim(self, device: str) -> bool:
+        """Keep a device; False if anybody uses it, sharing it or not.
+
+        The first name is what is kept. Who has it, and then finds all others free, came before whoever shares it.
+        """
+        kept, *others = _names(device)
+        with ExitStack() as tried:
+            if (name := _bind(kept)) is None:
+                return False
+            tried.enter_context(name)
+            for other in others:
+                if (slot := _bind(other)) is None:
+                    return False
+                slot.close()
+            tried.pop_all()
+        self._names.append(self.enter_context(name))
+        return True
+
+    def share(self, device: str) -> None:
+        """Keep one of a busy device's names, so that it stays busy when its first user ends; none if all are taken."""
+        self._found_others = True
+        if name := next(filter(None, map(_bind, _names(device))), None):
+            self._names.append(self.enter_context(name))
+        _tell_others(device)
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether other runs used any of the devices when they were claimed, or have come to since."""
+        return self._found_others or any(map(_is_told, self._names))
+
+
 class Claimed(NamedTuple):
-    """The cores to deal to a launch's ranks, and whether other runs used any of its devices when it started."""
+    """The cores to deal to a launch's ranks, and its claims on them or on GPUs."""
 
     cores: tuple[int, ...]
-    are_shared: bool
+    claims: Claims
+
+    @property
+    def are_shared(self) -> bool:
+        return self.claims.are_shared
 
 
 @contextmanager
@@ -50,8 +94,8 @@ def claim_devices(execution: ExecutionSpec, num_ranks: int, when_busy: WhenBusy,
     if execution.device == "cuda":
         uuids = [gpu.uuid for gpu in cuda_devices()[:num_ranks]]
         policy: Policy = "wait" if when_busy == "auto" else when_busy
-        with claim_gpus(uuids, policy, on_wait) as are_shared, memory_given_back(uuids):
-            yield Claimed(available_cores(), are_shared)
+        with claim_gpus(uuids, policy, on_wait) as claims, memory_given_back(uuids):
+            yield Claimed(available_cores(), claims)
         return
     count = num_ranks * execution.cores_per_rank
     with claim_cores(available_cores(), count, "share" if when_busy == "auto" else when_busy, on_wait) as claimed:
@@ -59,23 +103,20 @@ def claim_devices(execution: ExecutionSpec, num_ranks: int, when_busy: WhenBusy,
 
 
 @contextmanager
-def claim_gpus(uuids: Sequence[str], when_busy: Policy, on_wait: OnWait) -> Iterator[bool]:
-    """Claim all of these GPUs, and yield whether any is shared."""
-    with ExitStack() as claims:
-        are_shared = False
+def claim_gpus(uuids: Sequence[str], when_busy: Policy, on_wait: OnWait) -> Iterator[Claims]:
+    """Claim all of these GPUs."""
+    with Claims() as claims:
         for uuid in sorted(set(uuids)):  # in one order everywhere: two runs never wait for each other
-            if when_busy == "share":
-                claim = _claim(f"gpu/{uuid}")
-                are_shared |= claim is None
-                claims.enter_context(claim or _share(f"gpu/{uuid}"))
-            else:
-                claims.enter_context(_claim_gpu(uuid, f"GPU {uuids.index(uuid)}", when_busy, on_wait))
-        yield are_shared
+            _claim_gpu(claims, uuid, f"GPU {uuids.index(uuid)}", when_busy, on_wait)
+        yield claims
 
 
-def _claim_gpu(uuid: str, title: str, when_busy: Policy, on_wait: OnWait) -> ExitStack:
+def _claim_gpu(claims: Claims, uuid: str, title: str, when_busy: Policy, on_wait: OnWait) -> None:
     is_told = False
-    while (claim := _claim(f"gpu/{uuid}")) is None:
+    while not claims.claim(f"gpu/{uuid}"):
+        if when_busy == "share":
+            claims.share(f"gpu/{uuid}")
+            return
         if when_busy == "refuse":
             raise SpecError(
                 f"{title} ({uuid}) is used by another run of gpt_parallel; choose other GPUs with "
@@ -85,7 +126,6 @@ def _claim_gpu(uuid: str, title: str, when_busy: Policy, on_wait: OnWait) -> Exi
             on_wait(f"waiting for {title}, which another run of gpt_parallel uses")
             is_told = True
         time.sleep(_PERIOD_S)
-    return claim
 
 
 @contextmanager
@@ -96,16 +136,16 @@ def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait
     """
     count, is_told = min(count, len(available)), False
     while True:
-        with ExitStack() as claims:
+        with Claims() as claims:
             free = _claim_free_cores(available, count, claims)
             if len(free) == count or when_busy == "share":
                 busy = [core for core in available if core not in free][: count - len(free)]
                 for core in busy:
-                    claims.enter_context(_share(f"core/{core}"))
+                    claims.share(f"core/{core}")
                 if busy:
                     on_wait(f"sharing {len(busy)} CPU core(s) with other runs of gpt_parallel, which slows both")
                 chosen = {*free, *busy}
-                yield Claimed(tuple(core for core in available if core in chosen), bool(busy))
+                yield Claimed(tuple(core for core in available if core in chosen), claims)
                 return
         if when_busy == "refuse":
             raise SpecError(
@@ -118,51 +158,44 @@ def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait
         time.sleep(random.uniform(_PERIOD_S / 2, _PERIOD_S))  # two that got a half each must not meet again
 
 
-def _claim_free_cores(available: Sequence[int], count: int, claims: ExitStack) -> list[int]:
+def _claim_free_cores(available: Sequence[int], count: int, claims: Claims) -> list[int]:
     free: list[int] = []
     for core in available:
-        if len(free) < count and (claim := _claim(f"core/{core}")) is not None:
-            claims.enter_context(claim)
+        if len(free) < count and claims.claim(f"core/{core}"):
             free.append(core)
     return free
-
-
-def _claim(device: str) -> ExitStack | None:
-    """To be closed to give it back; None if anybody uses the device, sharing it or not.
-
-    The first name is what is kept. Who has it, and then finds all others free, came before whoever shares the device.
-    """
-    kept, *others = _names(device)
-    if (claim := _bind(kept)) is None:
-        return None
-    for name in others:
-        if (slot := _bind(name)) is None:
-            claim.close()
-            return None
-        slot.close()
-    return claim
-
-
-def _share(device: str) -> ExitStack:
-    """One of a busy device's names, so that it stays busy when its first user ends; none if all are taken."""
-    return next(filter(None, map(_bind, _names(device))), ExitStack())
 
 
 def _names(device: str) -> list[str]:
     return [f"\0gpt_parallel/{device}/{slot}" for slot in range(_NUM_SLOTS)]
 
 
-def _bind(name: str) -> ExitStack | None:
+def _bind(name: str) -> socket.socket | None:
     """To be closed to give it back; None if somebody else has it. Programs that are started do not inherit it."""
-    with ExitStack() as stack:
-        if AVAILABLE:
-            try:
-                stack.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                return None
-        return stack.pop_all()
+    if not AVAILABLE:
+        return socket.socket()
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        bound.bind(name)
+    except OSError as error:
+        bound.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return bound
+
+
+def _tell_others(device: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller:
+        for name in _names(device):
+            with suppress(OSError):  # nobody has it, or who has it has been told often
+                teller.sendto(b"+", socket.MSG_DONTWAIT, name)
+
+
+def _is_told(bound: socket.socket) -> bool:
+    with suppress(OSError):
+        return bool(bound.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK))
+    return False
 
 
 @contextmanager

@@ -148,10 +148,35 @@ def test_a_busy_gpu_is_refused_by_name(hold, gpus):
 def test_a_busy_gpu_can_be_shared(hold, gpus):
     hold("gpus", gpus).read()
 
-    with claim_gpus(gpus, "share", never) as are_shared:
-        assert are_shared
-    with claim_gpus(gpus, "share", never) as are_shared:
-        assert are_shared, "whoever shared them before"
+    with claim_gpus(gpus, "share", never) as claims:
+        assert claims.are_shared
+    with claim_gpus(gpus, "share", never) as claims:
+        assert claims.are_shared, "whoever shared them before"
+
+
+@pytest.mark.parametrize("kind", ["gpus", "cores"])
+def test_who_came_first_learns_that_others_came_even_if_they_have_gone(hold, gpus, cores, kind):
+    claim = {
+        "gpus": lambda when_busy: claim_gpus(gpus[2:], when_busy, str),
+        "cores": lambda when_busy: claim_cores(cores[2:], 1, when_busy, str),
+    }[kind]
+    with claim_gpus(gpus, "refuse", never) as on_gpus, claim_cores(cores, 3, "refuse", never) as on_cores:
+        first, other = (on_gpus, on_cores) if kind == "gpus" else (on_cores, on_gpus)
+        with pytest.raises(SpecError), claim("refuse"):
+            pass
+        assert not first.are_shared, "who was refused has used nothing"
+
+        sharer = hold(kind, {"gpus": gpus, "cores": cores}[kind][2:], "share", 1)
+        while isinstance(sharer.read(), str):
+            pass
+        sharer.kill()
+        assert first.are_shared
+        for _ in range(20):  # more messages than a socket keeps
+            with claim("share"):
+                assert first.are_shared
+        assert not other.are_shared
+    with claim("refuse") as alone:
+        assert not alone.are_shared
 
 
 @pytest.mark.parametrize("kind", ["gpus", "cores"])
@@ -189,8 +214,8 @@ def test_a_run_that_shares_a_device_alone_is_waited_for(hold, gpus):
 
 
 def test_a_free_device_is_not_shared_by_asking_for_it(gpus, cores):
-    with claim_gpus(gpus, "share", never) as are_shared, claim_cores(cores, 3, "share", never) as claimed:
-        assert not are_shared
+    with claim_gpus(gpus, "share", never) as claims, claim_cores(cores, 3, "share", never) as claimed:
+        assert not claims.are_shared
         assert not claimed.are_shared
         with pytest.raises(SpecError), claim_gpus(gpus[:1], "refuse", never):
             pass
@@ -198,9 +223,9 @@ def test_a_free_device_is_not_shared_by_asking_for_it(gpus, cores):
 
 def test_more_runs_than_a_device_has_names_share_it_all_the_same(gpus):
     with ExitStack() as runs:
-        marks = [runs.enter_context(claim_gpus(gpus[:1], "share", never)) for _ in range(10)]
+        all_claims = [runs.enter_context(claim_gpus(gpus[:1], "share", never)) for _ in range(10)]
+        assert [claims.are_shared for claims in all_claims] == [True] * 10
 
-    assert marks == [False] + [True] * 9
     with claim_gpus(gpus[:1], "refuse", never):
         pass
 
@@ -244,9 +269,9 @@ def test_cores_that_others_have_are_passed_over(hold, cores):
     assert hold("cores", cores, "wait", 1).read() == [str(cores[0])]
 
     with claim_cores(cores, 2, "wait", never) as got:
-        assert got == (tuple(cores[1:]), False)
+        assert (got.cores, got.are_shared) == (tuple(cores[1:]), False)
     with claim_cores(cores, 1, "refuse", never) as got:
-        assert got == ((cores[1],), False)
+        assert (got.cores, got.are_shared) == ((cores[1],), False)
 
 
 def test_too_few_free_cores_are_waited_for_with_none_held(hold, cores):
@@ -272,7 +297,7 @@ def test_too_few_free_cores_are_refused_or_shared(hold, cores):
         pass
     told = []
     with claim_cores(cores, 2, "share", told.append) as got:
-        assert got == ((cores[0], cores[2]), True), "the free one, and one more"
+        assert (got.cores, got.are_shared) == ((cores[0], cores[2]), True), "the free one, and one more"
     assert told == ["sharing 1 CPU core(s) with other runs of gpt_parallel, which slows both"]
 
 
@@ -295,7 +320,7 @@ def test_without_abstract_sockets_nothing_is_claimed(cores, gpus, monkeypatch):
     monkeypatch.setattr(claims, "AVAILABLE", False)
 
     with claim_cores(cores, 2, "refuse", never), claim_cores(cores, 2, "refuse", never) as got:
-        assert got == (tuple(cores[:2]), False)
+        assert (got.cores, got.are_shared) == (tuple(cores[:2]), False)
     with claim_gpus(gpus, "refuse", never), claim_gpus(gpus, "refuse", never):
         pass
 
@@ -362,9 +387,9 @@ def test_on_cpu_cores_are_shared_unless_told_otherwise(hold, cores, monkeypatch)
     hold("cores", cores[:1], "wait", 1).read()
 
     with claim_devices(ON_CPU, 1, "auto", never) as got:
-        assert got == ((cores[1], cores[2]), False)
+        assert (got.cores, got.are_shared) == ((cores[1], cores[2]), False)
     with claim_devices(ON_CPU, 2, "auto", lambda text: None) as got:
-        assert got == (tuple(cores), True)
+        assert (got.cores, got.are_shared) == (tuple(cores), True)
     with pytest.raises(SpecError, match=r"3 CPU core\(s\) are needed"), claim_devices(ON_CPU, 2, "refuse", never):
         pass
 
