@@ -50,6 +50,13 @@ def unknown_key(name: str, allowed: list[str]) -> str:
     return f"unknown key; did you mean {nearest[0]!r}?" if nearest else f"unknown key; allowed: {', '.join(allowed)}"
 
 
+def why_no_directory(error: OSError) -> str:
+    """Why a directory cannot be made or written into."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file is where it would be"
+    return error.strerror or str(error)
+
+
 def shown(value: object) -> str:
     """A value as messages quote it: short whatever it holds."""
     return _SHORT.repr(value)

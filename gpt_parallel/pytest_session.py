@@ -12,7 +12,7 @@ from gpt_parallel.breakdown_table import render_breakdown
 from gpt_parallel.case import summarise
 from gpt_parallel.interrupts import heed_one_interrupt
 from gpt_parallel.journal import Finished, Journal, JournalError, make_header
-from gpt_parallel.problems import SpecError
+from gpt_parallel.problems import SpecError, why_no_directory
 from gpt_parallel.pytest_plugin import is_case
 from gpt_parallel.redact import redact, redact_tree
 from gpt_parallel.report.load import ReportError
@@ -53,7 +53,7 @@ class SessionKeeper:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SpecError(
-                f"report directory {self._directory}: cannot be made ({error.strerror}); "
+                f"report directory {self._directory}: cannot be made ({why_no_directory(error)}); "
                 "use another with --gpt-report DIR"
             ) from error
         self._journal = Journal(path, make_header("session", self._settings), resume=resume, keep_as=kept)

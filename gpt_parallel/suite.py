@@ -14,7 +14,7 @@ from gpt_parallel.launch.watch import OnPhase
 from gpt_parallel.measure import energy, figures
 from gpt_parallel.model_spec import ModelSpec
 from gpt_parallel.models import Tokenizer, resolve_model
-from gpt_parallel.problems import SpecError
+from gpt_parallel.problems import SpecError, why_no_directory
 from gpt_parallel.prompts import (
     Prompt,
     check_requests,
@@ -237,7 +237,7 @@ def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SpecError(f"profile directory {path}: cannot be made ({error.strerror})") from error
+        raise SpecError(f"profile directory {path}: cannot be made ({why_no_directory(error)})") from error
 
 
 def _redact_traces(directory: Path) -> None:

@@ -202,16 +202,17 @@ def test_a_truncated_checkpoint_is_refused(tiny_checkpoint, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_an_unwritable_output_directory_is_refused_before_the_run(tmp_path):
+@pytest.mark.parametrize("output", ["file", "file/out"])
+def test_an_unwritable_output_directory_is_refused_before_the_run(output, tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     done = run_cli(
         *("run", "--strategy", "pure_data_parallel", "--num-gpus", "1", *SMOKE),
-        *("--output-dir", tmp_path / "file" / "out"),
+        *("--output-dir", tmp_path / output),
     )
 
     assert done.returncode == 2
-    assert "cannot be written" in done.stderr
+    assert "cannot be written (a file is where it would be)" in done.stderr
     assert "connect" not in done.stderr
 
 

@@ -16,7 +16,7 @@ from gpt_parallel.classic import CLASSIC, Classic, apply_classic
 from gpt_parallel.config_file import ConfigFile, read_config, to_yaml
 from gpt_parallel.launch.devices import default_preset
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.problems import SpecError
+from gpt_parallel.problems import SpecError, why_no_directory
 from gpt_parallel.redact import redact
 from gpt_parallel.settings import PRESETS, Option, make_settings, options
 from gpt_parallel.suite import VerificationError
@@ -141,7 +141,7 @@ def make_writable(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise SpecError(f"output directory {directory}: cannot be written ({error.strerror})") from error
+        raise SpecError(f"output directory {directory}: cannot be written ({why_no_directory(error)})") from error
 
 
 @contextmanager

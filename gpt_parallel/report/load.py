@@ -131,6 +131,11 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
         raise ReportError(error.problems) from error
     except ValueError as error:
         raise ReportError(f"{path}: {error}") from error
+    if isinstance(document, dict) and {"spec", "figures", "verification"} <= set(document):
+        raise ReportError(
+            f"{path}: the result of one gpt-parallel run; what is read here are the files of "
+            "pytest benchmarks --benchmark-json FILE, and the benchmarks.json of gpt-parallel matrix"
+        )
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise ReportError(f"{path}: not a pytest-benchmark file: it has no list of benchmarks")
     if not isinstance(document.get("gpt_parallel", {}), dict):

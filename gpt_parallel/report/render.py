@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from gpt_parallel.problems import why_no_directory
 from gpt_parallel.report.charts import NARROW, ChartSet, draw_charts, file_names, save
 from gpt_parallel.report.columns import (
     COMPARISON,
@@ -51,7 +52,7 @@ def write_report(
     try:
         return _write(runs, directory, wanted, comparison, files)
     except OSError as error:
-        raise ReportError(f"report directory {directory}: cannot be written ({error.strerror})") from error
+        raise ReportError(f"report directory {directory}: cannot be written ({why_no_directory(error)})") from error
 
 
 def _write(

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from gpt_parallel.report.load import ReportError, load_run, load_runs
-from tests.factories import bench, document, stats
+from tests.factories import bench, document, run_result, run_spec, stats
 
 
 def test_reads_our_cases_and_plain_ones_alike(saved):
@@ -47,6 +47,7 @@ def test_same_file_names_are_told_apart_by_their_paths(tmp_path):
         ("[" * 100_000, "nested deeper than 64 levels"),
         ("[]", "no list of benchmarks"),
         ('{"benchmarks": {}}', "no list of benchmarks"),
+        (run_result(run_spec()).model_dump_json(), "the result of one gpt-parallel run; what is read here"),
         ('{"benchmarks": [7]}', "benchmarks 0: not a pytest-benchmark entry"),
         ('{"benchmarks": [{"name": "t", "fullname": "t"}]}', "benchmarks t: not a pytest-benchmark entry"),
         (json.dumps(document(bench(), bench())), "is there twice"),
