@@ -147,4 +147,4 @@ def _unknown(name: str, allowed: list[str], prefix: str, known: dict[str, list[s
     nearest = get_close_matches(name, everywhere, n=1)
     if nearest and not get_close_matches(name, allowed, n=1):
         return f"{prefix}{name}: unknown key; did you mean {everywhere[nearest[0]]!r}?"
-    return f"{prefix}{name}: {unknown_key(name, allowed)}"
+    return f"{prefix}{name}: {unknown_key(name, tuple(allowed))}"

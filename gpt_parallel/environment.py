@@ -104,7 +104,7 @@ def _describe_code(here: Path) -> str:
 def _changes(here: Path) -> Iterator[bytes]:
     command = ["git", "-C", str(here), "diff", "--binary", "--no-ext-diff", "--no-textconv", "HEAD"]
     with suppress(OSError, subprocess.SubprocessError):
-        yield subprocess.run(command, capture_output=True, timeout=10, check=True).stdout
+        yield subprocess.run(command, capture_output=True, timeout=10, check=True, start_new_session=True).stdout
 
 
 def _digest(contents: Iterable[bytes]) -> str:
@@ -140,7 +140,12 @@ def git_branch() -> str | None:
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(directory), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+            start_new_session=True,  # a terminal's Ctrl-C is for us; this is as good as done
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -5,38 +5,14 @@ import math
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 DEAF_S = 30.0  # long enough to stop ranks and write files; who waits for longer may want out
-
-
-class _OneInterrupt:
-    """Raises KeyboardInterrupt, and then for a while nothing."""
-
-    def __init__(self) -> None:
-        self._heeded_at = -math.inf
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self.is_deaf:
-            self._heeded_at = time.monotonic()
-            atexit.unregister(_ignore)
-            atexit.register(_ignore)  # the last to register is the first to be called
-            raise KeyboardInterrupt
-
-    @property
-    def is_deaf(self) -> bool:
-        return time.monotonic() - self._heeded_at < DEAF_S
-
-
-def _ignore() -> None:
-    """Python takes its handlers away as it ends, and the signal's own way would spoil the exit code."""
-    for number in _DEFAULTS:
-        if _is_ours(number):
-            signal.signal(number, signal.SIG_IGN)
-
+_PARTING_S = 5.0  # and to end the process, once all that is done
 
 # What says "stop": Ctrl-C; a scheduler's time limit, a CI system's cancellation; a closed terminal.
 _DEFAULTS: dict[int, Any] = {
@@ -44,6 +20,52 @@ _DEFAULTS: dict[int, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGHUP: signal.SIG_DFL,
 }
+
+
+class _Token:
+    """Lives as long as the exception that has it."""
+
+
+class _OneInterrupt:
+    """Raises KeyboardInterrupt, and then nothing while that is on its way or `end_in_peace` holds.
+
+    An exception can be lost, in a library's C code for one, or where an object is deleted. Then the next signal counts.
+    """
+
+    def __init__(self) -> None:
+        self._token: weakref.ref[_Token] | None = None
+        self._raised_at = self._deaf_until = -math.inf
+        self._is_released = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_deaf:
+            return
+        if self._is_released:
+            signal.signal(number, _DEFAULTS[number])
+            signal.raise_signal(number)
+            return
+        self._raised_at = time.monotonic()
+        raise self._interrupt()  # held by nothing here, or it would not be seen to go
+
+    def _interrupt(self) -> KeyboardInterrupt:
+        interrupt, token = KeyboardInterrupt(), _Token()
+        vars(interrupt)["token"], self._token = token, weakref.ref(token)
+        return interrupt
+
+    @property
+    def is_deaf(self) -> bool:
+        now = time.monotonic()
+        is_on_its_way = self._token is not None and self._token() is not None and now < self._raised_at + DEAF_S
+        return is_on_its_way or now < self._deaf_until
+
+    def be_deaf(self) -> None:
+        self._deaf_until = time.monotonic() + DEAF_S
+
+    def release(self) -> None:
+        """From now on Python's own ways, but for a while not even those if it is deaf: the process is ending."""
+        if self.is_deaf:
+            self._deaf_until = time.monotonic() + _PARTING_S
+        self._token, self._is_released = None, True
 
 
 def heed_one_interrupt() -> None:
@@ -54,25 +76,43 @@ def heed_one_interrupt() -> None:
     if _is_main_thread():
         handler = _OneInterrupt()
         for number, default in _DEFAULTS.items():
-            if _is_ours(number) or signal.getsignal(number) is default:
+            if _ours(number) or signal.getsignal(number) is default:
                 signal.signal(number, handler)
 
 
+def end_in_peace() -> None:
+    """What was interrupted is told, kept and cleared away now, and then the process ends: signals do nothing."""
+    if _is_main_thread():
+        for handler in filter(None, map(_ours, _DEFAULTS)):
+            handler.be_deaf()
+        atexit.unregister(_ignore)
+        atexit.register(_ignore)  # the last to register is the first to be called
+
+
+def _ignore() -> None:
+    """Python takes its handlers away as it ends, and the signal's own way would spoil the exit code."""
+    for number in _DEFAULTS:
+        if (handler := _ours(number)) and handler.is_deaf:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def heed_interrupts() -> None:
-    """Python's own ways again, but not soon after an interrupt: the process is ending, and is let end in peace."""
+    """Python's own ways again."""
     if _is_main_thread():
         for number, default in _DEFAULTS.items():
-            handler = signal.getsignal(number)
-            if isinstance(handler, _OneInterrupt) and not handler.is_deaf:
-                signal.signal(number, default)
+            if handler := _ours(number):
+                handler.release()
+                if not handler.is_deaf:
+                    signal.signal(number, default)
 
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _is_ours(number: int) -> bool:
-    return isinstance(signal.getsignal(number), _OneInterrupt)
+def _ours(number: int) -> _OneInterrupt | None:
+    handler = signal.getsignal(number)
+    return handler if isinstance(handler, _OneInterrupt) else None
 
 
 _DELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)

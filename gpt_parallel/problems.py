@@ -3,6 +3,7 @@
 import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import lru_cache
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,7 +29,7 @@ class SpecError(ValueError):
             field = ".".join(shorten(str(part)) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
             if keys and item["type"] == "extra_forbidden":
-                message = unknown_key(field, list(keys))
+                message = unknown_key(field, tuple(keys))
             value = "" if isinstance(item["input"], dict | BaseModel) else f" = {shown(item['input'])}"
             head = f"{prefix}{field}{value}: " if field else prefix
             problems += [head + line for line in message.split("\n")]
@@ -44,7 +45,8 @@ def refuse(problems: list[str]) -> None:
         raise SpecError(problems[:MAX_PROBLEMS] + more)
 
 
-def unknown_key(name: str, allowed: list[str]) -> str:
+@lru_cache(maxsize=256)  # a file may have the same one on every line
+def unknown_key(name: str, allowed: tuple[str, ...]) -> str:
     """What a message says of a key that is not there, with the one that was probably meant."""
     nearest = get_close_matches(name, allowed, n=1)
     return f"unknown key; did you mean {nearest[0]!r}?" if nearest else f"unknown key; allowed: {', '.join(allowed)}"

@@ -45,6 +45,7 @@ class CaseProgress:
         if phase.startswith("round "):
             self._show_round(text)
         else:
+            self._first_round_s = None
             self._show(text)
 
     def _show_round(self, text: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gpt_parallel.breakdown_table import render_breakdown
 from gpt_parallel.case import summarise
-from gpt_parallel.interrupts import heed_one_interrupt
+from gpt_parallel.interrupts import end_in_peace, heed_one_interrupt
 from gpt_parallel.journal import Finished, Journal, JournalError, make_header
 from gpt_parallel.problems import SpecError, why_no_directory
 from gpt_parallel.pytest_plugin import is_case
@@ -133,6 +133,7 @@ class SessionKeeper:
             session.shouldfail = f"gpt_parallel: {error}; stopped, for what came next could be lost"
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        end_in_peace()
         self._ended_by = str(excinfo.value) or "interrupted"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

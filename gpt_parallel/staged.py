@@ -3,6 +3,7 @@
 They take their names one after the other, each whole. A crash between two of these leaves some of them new.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable
@@ -19,8 +20,10 @@ class StagedFiles:
     def write(self, path: Path, content: str | bytes | Iterable[str]) -> Path:
         """On disk under a name of its own when this returns, which is that name; raises OSError.
 
-        The content may come in pieces; its directory is made if need be.
+        The content may come in pieces; its directory is made if need be. A link is replaced, not followed.
         """
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         self._staged[path] = temporary

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gpt_parallel.interrupts import uninterrupted
 from gpt_parallel.problems import SpecError
 
 ROOM_PREFIX = "gpt_parallel-ab-"  # names the directories that our worktrees are in, and so which are ours
@@ -15,10 +16,12 @@ ROOM_PREFIX = "gpt_parallel-ab-"  # names the directories that our worktrees are
 def worktree(repository: Path, commit: str, path: Path) -> Iterator[Path]:
     """A commit checked out beside the working tree, which is not touched."""
     try:
-        _git(repository, "worktree", "add", "--detach", "--quiet", str(path), commit)
+        with uninterrupted():
+            _git(repository, "worktree", "add", "--detach", "--quiet", str(path), commit)
         yield path
     finally:
-        _remove_worktree(repository, path)
+        with uninterrupted():
+            _remove_worktree(repository, path)
 
 
 def _remove_worktree(repository: Path, path: Path) -> None:
@@ -53,7 +56,12 @@ def find_commit(repository: Path, ref: str) -> str:
 def _git(directory: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True, timeout=120
+            ["git", "-C", str(directory), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+            start_new_session=True,  # a terminal's Ctrl-C would leave half a worktree
         )
     except FileNotFoundError as error:
         raise SpecError("git is not installed") from error

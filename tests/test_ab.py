@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,6 +243,43 @@ def test_ctrl_c_while_git_makes_the_worktree_leaves_none(repository, tmp_path, m
         ab.run_ab("base", "slow", [], num_blocks=3, threshold=0.03, say=print)
 
     assert untouched(repository)
+    assert list(temporary.iterdir()) == []
+
+
+def test_ctrl_c_of_a_terminal_does_not_reach_git(repository, tmp_path, monkeypatch):
+    """It goes to all processes of the group, and would kill a git that is just removing a worktree."""
+    temporary, programs, begun, go_on = (tmp_path / name for name in ("temporary", "programs", "begun", "go_on"))
+    temporary.mkdir()
+    programs.mkdir()
+    os.mkfifo(go_on)
+    pipe = os.open(go_on, os.O_RDWR)
+    wait = f"""case "$*" in *"worktree remove"*) touch '{begun}'; read line < '{go_on}';; esac"""
+    (programs / "git").write_text(f"#!/bin/sh\n{wait}\nexec '{shutil.which('git')}' \"$@\"\n")
+    (programs / "git").chmod(0o755)
+    with subprocess.Popen(
+        command("base", "slow"),
+        cwd=repository,
+        env=environment(TMPDIR=str(temporary), PATH=f"{programs}{os.pathsep}{os.environ['PATH']}"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            assert process.stderr.readline().startswith("[1/6] base")
+            os.killpg(process.pid, signal.SIGINT)
+            wait_for(begun.exists)
+            os.killpg(process.pid, signal.SIGINT)
+            os.write(pipe, b"\n" * 10)
+            process.wait(60)
+        finally:
+            process.kill()
+            os.close(pipe)
+        printed = process.stderr.read()
+
+    assert process.returncode == 130, printed
+    assert untouched(repository)
+    assert not (repository / ".git" / "worktrees").exists()
     assert list(temporary.iterdir()) == []
 
 

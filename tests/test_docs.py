@@ -34,9 +34,10 @@ def commands(path):
 
 def commands_by_section(path):
     """With their headings: lines indented by four, continued behind a backslash, without comments."""
-    heading = ""
+    heading, is_code = "", False
     for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
-        if line.startswith("#"):
+        is_code ^= line.startswith("```")
+        if line.startswith("#") and not is_code:
             heading = line.lstrip("# ")
         elif match := COMMAND.match(line):
             yield from ((heading, words) for words in _split(shlex.split(match.group(1), comments=True)))

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
 from gpt_parallel import interrupts
-from gpt_parallel.interrupts import DEAF_S, heed_interrupts, heed_one_interrupt, uninterrupted
+from gpt_parallel.interrupts import DEAF_S, end_in_peace, heed_interrupts, heed_one_interrupt, uninterrupted
 
 DEFAULTS = {
     signal.SIGINT: signal.default_int_handler,
@@ -28,21 +31,51 @@ def press():
     signal.raise_signal(signal.SIGINT)
 
 
-def test_the_first_counts_and_those_soon_after_it_do_not(monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """clock[0]: the time."""
     now = [1000.0]
     monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_first_counts_and_those_soon_after_it_do_not(clock):
+    heed_one_interrupt()
+    with pytest.raises(KeyboardInterrupt) as _first:
+        press()
+    clock[0] += DEAF_S - 1
+    press()
+    clock[0] += 1
+    with pytest.raises(KeyboardInterrupt) as _second:
+        press()
+    press()
 
     heed_one_interrupt()
     with pytest.raises(KeyboardInterrupt):
         press()
-    now[0] += DEAF_S - 1
-    press()
-    now[0] += 1
-    with pytest.raises(KeyboardInterrupt):
-        press()
-    press()
 
+
+def test_after_one_that_got_lost_the_next_one_counts(clock):
     heed_one_interrupt()
+
+    for _ in range(3):
+        caught = False
+        try:
+            press()
+        except KeyboardInterrupt:
+            caught = True
+        assert caught
+
+
+def test_a_process_that_is_ending_is_let_end(clock):
+    heed_one_interrupt()
+    with suppress(KeyboardInterrupt):
+        press()
+
+    end_in_peace()
+    clock[0] += DEAF_S - 1
+    press()
+    clock[0] += 1
     with pytest.raises(KeyboardInterrupt):
         press()
 
@@ -51,25 +84,44 @@ def test_the_first_counts_and_those_soon_after_it_do_not(monkeypatch):
 def test_a_scheduler_s_or_terminal_s_end_is_as_ctrl_c(number):
     heed_one_interrupt()
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as _on_its_way:
         signal.raise_signal(number)
     signal.raise_signal(number)
     press()
 
 
-def test_python_s_own_ways_come_back_unless_the_process_is_ending(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+def test_python_s_own_ways_come_back(clock):
     heed_one_interrupt()
-    with pytest.raises(KeyboardInterrupt):
-        press()
-
-    heed_interrupts()
-    press()
-    now[0] += DEAF_S
     heed_interrupts()
 
     assert {number: signal.getsignal(number) for number in DEFAULTS} == DEFAULTS
+
+
+def test_python_s_own_ways_come_back_when_an_interrupted_process_goes_on():
+    """As one does that has called `pytest.main`."""
+    code = """
+import signal, time
+from gpt_parallel.interrupts import end_in_peace, heed_interrupts, heed_one_interrupt
+
+heed_one_interrupt()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    end_in_peace()
+heed_interrupts()
+signal.raise_signal(signal.SIGINT)
+signal.raise_signal(signal.SIGTERM)
+now = time.monotonic()
+time.monotonic = lambda: now + 10
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("as ever", flush=True)
+signal.raise_signal(signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("as ever\n", "", -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])

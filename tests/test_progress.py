@@ -52,6 +52,21 @@ def test_a_log_does_not_get_a_line_for_each_of_many_rounds(monkeypatch):
     assert shown == ["round 1 of 5", "round 4 of 5, 0 tokens/s", "finish"]
 
 
+def test_another_launch_has_a_first_round_and_a_rate_of_its_own(monkeypatch):
+    shown, clock = [], iter([10.0, 12.0, 50.0, 51.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = CaseProgress(shown.append)
+    progress.start(run_spec())
+
+    for phase in ("round 1 of 2", "round 2 of 2", "finish", "start", "round 1 of 2", "round 2 of 2"):
+        progress(0, phase)
+
+    assert [text.partition(": ")[2] for text in shown] == [
+        *("round 1 of 2", "round 2 of 2, 2 tokens/s", "finish", "start"),
+        *("round 1 of 2", "round 2 of 2, 3 tokens/s"),
+    ]
+
+
 def on_a_terminal(*arguments):
     """What pytest writes when its output is a terminal."""
     leader, follower = pty.openpty()

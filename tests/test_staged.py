@@ -34,6 +34,17 @@ def test_files_change_together_or_not_at_all(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new"}
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    """Nor is a device, which somebody may name as root: `--junit /dev/null`."""
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(OSError, match="a device or a pipe, not a file"):
+        write_atomically(tmp_path / "pipe", "new")
+
+    assert (tmp_path / "pipe").is_fifo()
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
+
+
 def test_a_file_that_cannot_be_replaced_stays(tmp_path):
     (tmp_path / "a").mkdir()
 

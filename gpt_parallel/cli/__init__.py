@@ -8,7 +8,7 @@ import typer
 from gpt_parallel import __version__
 from gpt_parallel.cli import ab, data, doctor, gate, matrix, report, run, worker
 from gpt_parallel.cli.common import takes_settings
-from gpt_parallel.interrupts import heed_one_interrupt
+from gpt_parallel.interrupts import end_in_peace, heed_one_interrupt
 
 app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
 app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches",)))
@@ -44,3 +44,7 @@ def main() -> None:
         app()
     except BrokenPipeError:
         sys.exit(1)
+    except KeyboardInterrupt:  # before the command began, or after its last word
+        sys.exit(130)
+    finally:
+        end_in_peace()

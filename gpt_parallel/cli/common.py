@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gpt_parallel.classic import CLASSIC, Classic, apply_classic
 from gpt_parallel.config_file import ConfigFile, read_config, to_yaml
+from gpt_parallel.interrupts import end_in_peace
 from gpt_parallel.launch.devices import default_preset
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.problems import SpecError, why_no_directory
@@ -167,7 +168,8 @@ def exit_codes() -> Iterator[None]:
         print_error(error)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        errors.print("interrupted; all ranks were stopped, nothing was written")
+        end_in_peace()
+        errors.print("interrupted; all ranks were stopped, and no file is half-written")
         raise typer.Exit(130) from error
 
 

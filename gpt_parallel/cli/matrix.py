@@ -9,6 +9,7 @@ import typer
 from gpt_parallel.breakdown_table import render_breakdown
 from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, print_error
 from gpt_parallel.cli.matrix_progress import MatrixProgress, describe
+from gpt_parallel.interrupts import end_in_peace
 from gpt_parallel.journal import FILE_NAME, Finished, Journal, JournalError, make_header
 from gpt_parallel.launch import fork_server
 from gpt_parallel.matrix import Cell, Matrix, make_cells, make_record
@@ -82,6 +83,7 @@ def _run(settings: Settings, cells: list[Cell], journal: Journal, fault: FaultSp
         print_error(f"{error}; what it has is kept, and the same command with --resume goes on")
         return str(error), 1
     except KeyboardInterrupt:
+        end_in_peace()
         errors.print(
             f"interrupted; all ranks were stopped. {len(_finished(cells, journal))} of {len(cells)} cells are kept in "
             f"{journal.path}; the same command with --resume goes on"
