@@ -4,11 +4,13 @@ Loaded at every pytest start, so it imports nothing heavy at its top, and never 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from gpt_parallel.pytest_timing import measured_clock, play
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -25,18 +27,6 @@ _SUITE: "pytest.StashKey[Suite]" = pytest.StashKey()
 _KEEPER: "pytest.StashKey[SessionKeeper]" = pytest.StashKey()
 _PROGRESS: "pytest.StashKey[CaseProgress]" = pytest.StashKey()
 _NOTES: "pytest.StashKey[list[str]]" = pytest.StashKey()
-
-_measured_s = 0.0
-
-
-def measured_clock() -> float:
-    """The timer of generation cases: seconds that ranks have measured so far. It stands still in between."""
-    return _measured_s
-
-
-def _advance_clock(seconds: float) -> None:
-    global _measured_s
-    _measured_s += seconds
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,7 +73,9 @@ def _settings(config: pytest.Config) -> "Settings":
             if settings.launcher and not settings.device_counts and len(counts) == 1:
                 notes.append(f"the launcher starts {counts[0]} ranks: cases are made for {counts[0]} devices only")
             if settings.has_custom_mesh:
-                _custom_cases(settings)
+                from gpt_parallel.pytest_cases import custom_cases
+
+                custom_cases(settings)
         except SpecError as error:
             raise pytest.UsageError(_usage(error.problems)) from error
         config.stash[_SETTINGS], config.stash[_NOTES] = settings, notes
@@ -100,27 +92,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if any("num_gpus" in str(mark.args[:1]) for mark in metafunc.definition.iter_markers("parametrize")):
         return
-    from gpt_parallel.launch.devices import device_counts, why_skip
-    from gpt_parallel.strategies import STRATEGIES, cases
+    from gpt_parallel.pytest_cases import make_parameters
 
-    settings = _settings(metafunc.config)
-    asked = [name for name in settings.strategies if name in STRATEGIES]  # of others _check_strategies complains
-    rows = _custom_cases(settings) if settings.has_custom_mesh else cases(device_counts(settings), tuple(asked))
-    parameters = []
-    for strategy, num_gpus in rows:
-        marks = [pytest.mark.gpus(n=num_gpus)]
-        if reason := why_skip(settings, num_gpus):
-            marks.append(pytest.mark.skip(reason=reason))
-        parameters.append(pytest.param(strategy, num_gpus, id=f"{strategy}-{num_gpus}gpu", marks=marks))
-    metafunc.parametrize(("strategy", "num_gpus"), parameters)
-
-
-def _custom_cases(settings: "Settings") -> list[tuple[str, int]]:
-    from gpt_parallel.launch.devices import device_counts
-    from gpt_parallel.suite import CUSTOM, custom_mesh
-
-    counts = device_counts(settings) if settings.num_gpus else [None]
-    return [(CUSTOM, custom_mesh(settings, count).size) for count in counts]
+    metafunc.parametrize(("strategy", "num_gpus"), make_parameters(_settings(metafunc.config)))
 
 
 def _check_strategies(settings: "Settings") -> None:
@@ -300,9 +274,9 @@ def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") ->
         try:
             if kept := keeper.replay(request.node, spec):
                 num_rounds = sum(len(result.figures.round_seconds) for result in kept)
-                results = _play(benchmark, lambda: kept, num_rounds)
+                results = play(benchmark, lambda: kept, num_rounds)
             else:
-                results = _play(benchmark, make_launches, num_rounds)
+                results = play(benchmark, make_launches, num_rounds)
             summary = keeper.measured(request.node, benchmark.group, results)
             benchmark.extra_info.update(summary.model_dump(mode="json"))
         except BaseException:
@@ -311,27 +285,6 @@ def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") ->
         return results
 
     return record
-
-
-def _play(
-    benchmark: "BenchmarkFixture", make_launches: "Callable[[], Sequence[RunResult]]", num_rounds: int
-) -> "Sequence[RunResult]":
-    """Make all launches inside pytest-benchmark's first round, then give it one measured round at a time."""
-    results: list[RunResult] = []
-    replayed: Iterator[float] = iter(())
-
-    def reset_clock() -> None:
-        _advance_clock(-_measured_s)  # from zero a round's seconds are its reading, to the bit
-
-    def play_round() -> None:
-        nonlocal replayed
-        if not results:
-            results.extend(make_launches())
-            replayed = iter([seconds for result in results for seconds in result.figures.round_seconds])
-        _advance_clock(next(replayed, 0.0))
-
-    benchmark.pedantic(play_round, setup=reset_clock, rounds=num_rounds)
-    return results
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt_parallel.pytest_plugin import _play, measured_clock
+from gpt_parallel.pytest_timing import measured_clock, play
 from tests.processes import environment
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def test_rounds_reach_pytest_benchmark_to_the_bit():
             target()
             measured.append(measured_clock() - begin)
 
-    assert _play(SimpleNamespace(pedantic=pedantic), lambda: results, 4) == results
+    assert play(SimpleNamespace(pedantic=pedantic), lambda: results, 4) == results
 
     assert measured == seconds
 
