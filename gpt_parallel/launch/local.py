@@ -25,7 +25,7 @@ WORKER = "gpt_parallel.engine.worker"
 _LOGGER = logging.getLogger("gpt_parallel")
 
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
-_STACKS_S = 1.0  # for a rank to write its stacks
+_STACKS_S = 5.0  # for a rank to write its stacks, which may have to wait for its core
 _STALE = ("TORCHELASTIC_", "PET_", "SLURM_", "OMPI_", "PMI_", "PMIX_")
 _STALE_EXACT = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
