@@ -47,10 +47,14 @@ class LocalProcess:
 
     @property
     def is_stopped(self) -> bool:
+        return self._state() == "T"
+
+    def _state(self) -> str:
+        """As the kernel has it, Z for one that has ended and was not reaped; empty if it is gone or not yet there."""
         with suppress(OSError, ForkServerError):
             self.process.poll()  # its id may still have to be heard of
-            return Path(f"/proc/{self.process.pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
-        return False
+            return Path(f"/proc/{self.process.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+        return ""
 
     def ask_for_stacks(self) -> None:
         if self.stacks.exists():  # otherwise it does not listen yet
@@ -58,11 +62,11 @@ class LocalProcess:
                 self.process.send_signal(number)
 
     def read_stacks(self) -> str:
-        """Waits until what there is has not grown for a moment."""
+        """Waits until what there is has not grown for a moment; not for a process that has ended."""
         deadline, size = time.monotonic() + _STACKS_S, -1
         while self.stacks.exists() and time.monotonic() < deadline:
             last, size = size, self.stacks.stat().st_size
-            if last == size > 0:
+            if last == size > 0 or self._state() in ("Z", ""):
                 return self.stacks.read_text(encoding="utf-8", errors="replace").rstrip()
             time.sleep(0.02)
         return ""

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from gpt_parallel.launch import fork_server
+from gpt_parallel.launch import fork_server, local
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.run_directory import run_directory
 from tests import mutants
@@ -33,6 +34,22 @@ def test_the_logs_of_a_missed_deadline_have_the_stacks(make_suite, tmp_path):
 
     (log,) = (tmp_path / "logs").glob("*/rank_1.log")
     assert "failpoints.py" in log.read_text()
+
+
+@pytest.mark.parametrize("reaped", [False, True])
+@pytest.mark.parametrize("told", ["", "it was here"])
+def test_a_rank_that_has_ended_is_not_waited_for_to_show_its_stack(monkeypatch, tmp_path, told, reaped):
+    monkeypatch.setattr(local, "_STACKS_S", 60.0)
+    monkeypatch.setattr(local.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    (tmp_path / "stacks").write_text(told)
+
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        if reaped:
+            ended.wait()
+        process = SimpleNamespace(pid=ended.pid, poll=lambda: None)
+
+        assert local.LocalProcess(process, tmp_path / "stacks").read_stacks() == told
 
 
 def test_an_interrupt_stops_all_ranks(suite, ranks_alive):
@@ -109,7 +126,7 @@ def test_ranks_never_import_transformers(suite, monkeypatch, tmp_path):
 def test_memory_is_a_rank_s_own_whatever_its_launcher_holds():
     """A child inherits its parent's ru_maxrss."""
     code = """
-from gpt_parallel.launch import fork_server
+from gpt_parallel.launch import fork_server, local
 from gpt_parallel.settings import make_settings
 from gpt_parallel.suite import Suite
 fork_server.AVAILABLE = False
