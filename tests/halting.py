@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.mutants import HALT, PHASE, VARIABLE
-from tests.processes import environment
+from tests.processes import environment, heed_ctrl_c
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ("--gpt-preset", "smoke", "--gpt-device", "cpu", "--gpt-num-iterations", "1")
@@ -83,7 +83,7 @@ def halting(command, phase, tmp_path, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )
     try:
         yield Halting(process, pipe)

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from contextlib import suppress
 
 import psutil
@@ -19,6 +20,11 @@ def environment(**changes):
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return kept | {"PYTEST_ADDOPTS": "-p no:hypothesispytest"} | changes
+
+
+def heed_ctrl_c():
+    """For Popen's `preexec_fn`: a script's background job ignores Ctrl-C, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ranks_alive():

@@ -21,7 +21,7 @@ from gpt_parallel.cli import app
 from gpt_parallel.report.load import load_run
 from gpt_parallel.report.verdicts import Rules, Verdict
 from tests.factories import bench, document, stats, summary
-from tests.processes import environment
+from tests.processes import environment, heed_ctrl_c
 
 CASE = """
 import itertools, json, pathlib
@@ -263,7 +263,7 @@ def test_ctrl_c_of_a_terminal_does_not_reach_git(repository, tmp_path, monkeypat
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     ) as process:
         try:
             assert process.stderr.readline().startswith("[1/6] base")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from gpt_parallel import load_result
+from tests.processes import heed_ctrl_c
 
 SMOKE = ("--preset", "smoke", "--device", "cpu", "--num-iterations", "1")
 
@@ -224,6 +225,7 @@ def in_its_rounds(directory):
         cwd=directory,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     with process:
         for line in process.stderr:

@@ -22,6 +22,7 @@ from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
 from gpt_parallel.suite import Suite
 from tests.factories import summary
+from tests.processes import heed_ctrl_c
 from tests.test_cli import SMOKE, command, run_cli
 
 
@@ -278,6 +279,7 @@ def test_ctrl_c_leaves_a_journal_to_go_on_with(tmp_path):
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     with process:
         first = process.stderr.readline()
