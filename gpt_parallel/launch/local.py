@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from gpt_parallel.interrupts import uninterrupted
 from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import available_cores
@@ -47,14 +49,15 @@ class LocalProcess:
 
     @property
     def is_stopped(self) -> bool:
-        return self._state() == "T"
+        return bool(self._status() == psutil.STATUS_STOPPED)
 
-    def _state(self) -> str:
-        """As the kernel has it, Z for one that has ended and was not reaped; empty if it is gone or not yet there."""
-        with suppress(OSError, ForkServerError):
+    def _status(self) -> str:
+        """psutil's name for what the process does; dead if it is gone or not yet there."""
+        with suppress(psutil.Error, ForkServerError):
             self.process.poll()  # its id may still have to be heard of
-            return Path(f"/proc/{self.process.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
-        return ""
+            if self.process.pid is not None:
+                return str(psutil.Process(self.process.pid).status())
+        return str(psutil.STATUS_DEAD)
 
     def ask_for_stacks(self) -> None:
         if self.stacks.exists():  # otherwise it does not listen yet
@@ -66,7 +69,7 @@ class LocalProcess:
         deadline, size = time.monotonic() + _STACKS_S, -1
         while self.stacks.exists() and time.monotonic() < deadline:
             last, size = size, self.stacks.stat().st_size
-            if last == size > 0 or self._state() in ("Z", ""):
+            if last == size > 0 or self._status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
                 return self.stacks.read_text(encoding="utf-8", errors="replace").rstrip()
             time.sleep(0.02)
         return ""

@@ -126,7 +126,7 @@ def test_ranks_never_import_transformers(suite, monkeypatch, tmp_path):
 def test_memory_is_a_rank_s_own_whatever_its_launcher_holds():
     """A child inherits its parent's ru_maxrss."""
     code = """
-from gpt_parallel.launch import fork_server, local
+from gpt_parallel.launch import fork_server
 from gpt_parallel.settings import make_settings
 from gpt_parallel.suite import Suite
 fork_server.AVAILABLE = False
