@@ -11,6 +11,7 @@ from gpt_parallel.case import summarise
 from gpt_parallel.journal import Finished, Journal
 from gpt_parallel.launch.devices import device_counts, why_skip
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.launch.gpu_memory import GpuMemoryError
 from gpt_parallel.problems import SpecError
 from gpt_parallel.session import SessionRecord
 from gpt_parallel.settings import Settings
@@ -116,6 +117,7 @@ class Matrix:
         try:
             summary = summarise([suite.run(spec) for _ in range(self._settings.launches)])
         except (SpecError, LaunchError, VerificationError) as error:  # SpecError: its devices are busy, for one
-            outcome = "oom" if isinstance(error, LaunchError) and error.out_of_memory else "failed"
+            has_no_room = isinstance(error, GpuMemoryError) or (isinstance(error, LaunchError) and error.out_of_memory)
+            outcome = "oom" if has_no_room else "failed"
             return Finished(cell=cell.name, outcome=outcome, reason=str(error), seconds=time.monotonic() - begin)
         return Finished(cell=cell.name, outcome="passed", seconds=time.monotonic() - begin, summary=summary)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gpt_parallel.launch.claims import Claimed, claim_devices
 from gpt_parallel.launch.external import External
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.launch.gpu_memory import check_gpu_memory
 from gpt_parallel.launch.gpu_sampler import gpu_sampler
 from gpt_parallel.launch.local import launch
 from gpt_parallel.launch.watch import Observer, OnPhase
@@ -90,6 +91,7 @@ class Runner:
 
     def _launch(self, job: Job, on_phase: OnPhase, observer: Observer | None = None) -> tuple[RankReport, ...]:
         with self._claimed(job.spec, on_phase) as claimed:
+            check_gpu_memory(job)
             return _marked(launch(job, on_phase=on_phase, observer=observer, cores=claimed.cores), claimed)
 
     def _launch_by(self, external: External, job: Job) -> tuple[RankReport, ...]:

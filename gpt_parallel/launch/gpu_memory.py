@@ -1,0 +1,270 @@
+"""Refuses a launch that the GPUs' free memory cannot hold, before any rank starts, and says what would fit.
+
+What is counted is what a rank surely holds at once. Whatever is uncertain counts as little as it may be, so that
+nothing is refused that would fit. A launch that passes here may still run out of memory, and then says so itself.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from gpt_parallel.cost import gib
+from gpt_parallel.engine.mesh import Mesh
+from gpt_parallel.engine.pipeline_parallel import head_cost, head_passes, stage_layers
+from gpt_parallel.engine.tensor_parallel import Shard, shard_of
+from gpt_parallel.launch.devices import cuda_devices, open_nvml
+from gpt_parallel.model_spec import Architecture
+from gpt_parallel.problems import SpecError
+from gpt_parallel.spec import Job, JobKind, Request, RunSpec
+from gpt_parallel.strategies import STRATEGIES
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_CONTEXT_BYTES = 200 << 20
+_CUBLAS_BYTES = 8 << 20
+_NCCL_BYTES = 4 << 20
+_ADVICE_SLACK = 1.1  # what is advised has to fit by more than the least that is certain
+_MAX_NAMED = 4
+
+Batch = tuple[Request, ...]
+
+
+class GpuMemoryError(SpecError):
+    """A launch that the GPUs have too little free memory for."""
+
+
+class Gpu(NamedTuple):
+    """A GPU in the order in which ranks take them, and its memory."""
+
+    title: str
+    free_bytes: int
+    total_bytes: int
+    has_bfloat16: bool
+
+
+class Need(NamedTuple):
+    """The least that a rank holds at once, in bytes."""
+
+    weights: int
+    cache: int
+    rest: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.rest
+
+    def __str__(self) -> str:
+        parts = (self.weights, self.cache, self.rest)
+        weights, cache, rest = (gib(part).removesuffix(" GiB") for part in parts)
+        return f"{gib(self.total)} (weights {weights}, cache {cache}, the rest {rest})"
+
+
+def check_gpu_memory(job: Job) -> None:
+    """Raise GpuMemoryError if a launch on this machine's GPUs cannot fit in what is free of their memory now.
+
+    Says nothing of CPU ranks, of GPUs whose memory NVML does not tell, and of jobs that do not generate: what those
+    need has been there for the run before them.
+    """
+    if job.kind != JobKind.GENERATE or job.spec.execution.device != "cuda":
+        return
+    gpus = _read_gpus()
+    if gpus and (crowded := _crowded(job.spec, gpus)):
+        raise GpuMemoryError(f"{_title(job.spec)} does not fit: {'; '.join(crowded)}. {_advice(job.spec, gpus)}")
+
+
+def needs(spec: RunSpec) -> list[Need]:
+    """What each rank of a run holds at the least.
+
+    Weights are exact, and so are the caches, allocated for each lane's widest and its longest batch. The rest is of the
+    prompt pass, the widest moment of a layer or of the head, and of libraries:
+
+    - a layer's MLP: three of N × D (its input, the stream, the norm) and two of N × F (before and after the
+      activation); or its attention: two of N × D, and query, key, value and result of the heads;
+    - the head: N × D, and logits B × V in float32 with their magnitudes, which the recorded pass takes;
+    - a CUDA context with the kernels in use: 200 MiB, the least of the 200 to 700 MiB that users of torch report
+      (pytorch/pytorch issues 28113, 107667 and 109888);
+    - cuBLAS's work space in torch: 8 MiB, and 32 on Hopper (CUBLAS_WORKSPACE_CONFIG in torch's notes on CUDA);
+    - NCCL: one buffer of 4 MiB (the default of NCCL_BUFFSIZE in its manual) for each communicator; there are more.
+    """
+    shape, mesh = spec.model.architecture, spec.mesh
+    head = head_cost(shape) * head_passes(spec.workload, spec.execution)
+    stages = stage_layers(shape, mesh.pp, head)
+    shards = [shard_of(shape, mesh.tp, index) for index in range(mesh.tp)]
+    replicas = deal(spec)
+    item = _ITEM_BYTES[spec.execution.dtype]
+    found = []
+    for rank in range(mesh.size):
+        place = Mesh(mesh, rank)
+        layers, shard, lanes = stages[place.stage], shards[place.shard], replicas[place.replica]
+        row = 2 * len(layers) * len(shard.heads) * shape.head_size
+        cache = row * sum(_widest(lane) * min(_longest(lane), shape.n_positions) for lane in lanes)
+        rest = max((_work_bytes(batch, shape, place, shard, item) for lane in lanes for batch in lane), default=0)
+        weights = _num_weights(shape, place, len(layers), shard)
+        found.append(Need(item * weights, item * cache, rest + _library_bytes(spec)))
+    return found
+
+
+def deal(spec: RunSpec) -> list[list[list[Batch]]]:
+    """Each replica's lanes of batches, as `deal_lanes` of the engine, which needs torch, deals them."""
+    requests, size, mesh = spec.workload.requests, spec.workload.batch_size, spec.mesh
+    batches = _split([requests[start : start + size] for start in range(0, len(requests), size)], mesh.dp)
+    replicas = [_split(batches[replica :: mesh.dp], mesh.pp) for replica in range(mesh.dp)]
+    return [[own[lane :: mesh.pp] for lane in range(min(mesh.pp, len(own)))] for own in replicas]
+
+
+def _split(batches: list[Batch], count: int) -> list[Batch]:
+    """At least `count` batches while there are rows to give, by halving the widest."""
+    batches = list(batches)
+    while 0 < len(batches) < count and max(map(len, batches)) > 1:
+        widest = max(range(len(batches)), key=lambda index: len(batches[index]))
+        middle = (len(batches[widest]) + 1) // 2
+        batches[widest : widest + 1] = [batches[widest][:middle], batches[widest][middle:]]
+    return batches
+
+
+def _widest(lane: Sequence[Batch]) -> int:
+    return max(map(len, lane))
+
+
+def _longest(lane: Sequence[Batch]) -> int:
+    return max(_prompt_length(batch) + max(request.max_new_tokens for request in batch) for batch in lane)
+
+
+def _prompt_length(batch: Batch) -> int:
+    return max(len(request.prompt_ids) for request in batch)
+
+
+def _num_weights(shape: Architecture, place: Mesh, num_layers: int, shard: Shard) -> int:
+    """Of every layer its shard, norms and the biases behind a reduction whole; of tables what its stage needs."""
+    width, heads, columns = shape.n_embd, len(shard.heads) * shape.head_size, len(shard.mlp_columns)
+    count = num_layers * (4 * width * heads + 3 * heads + 2 * width * columns + columns + 6 * width)
+    if place.is_first_stage:
+        count += (shape.vocab_size + shape.n_positions) * width
+    if place.is_last_stage:
+        count += 2 * width + (0 if place.is_first_stage else len(shard.vocabulary) * width)
+    return count
+
+
+def _work_bytes(batch: Batch, shape: Architecture, place: Mesh, shard: Shard, item: int) -> int:
+    rows, width = len(batch) * _prompt_length(batch), shape.n_embd
+    heads, columns = len(shard.heads) * shape.head_size, len(shard.mlp_columns)
+    layer = item * rows * max(3 * width + 2 * columns, 2 * width + 4 * heads)
+    head = item * rows * width + 8 * len(batch) * len(shard.vocabulary) if place.is_last_stage else 0
+    return max(layer, head)
+
+
+def _library_bytes(spec: RunSpec) -> int:
+    communicators = 0
+    if spec.execution.backend == "nccl" and spec.mesh.size > 1:
+        communicators = 1 + (spec.mesh.tp > 1) + 2 * (spec.mesh.pp > 1)
+    return _CONTEXT_BYTES + _CUBLAS_BYTES + communicators * _NCCL_BYTES
+
+
+def _read_gpus() -> list[Gpu]:
+    """The GPUs that ranks take in turn; none where NVML does not tell their memory, or which of them is which."""
+    with open_nvml() as nvml:
+        if nvml is None:
+            return []
+        try:
+            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            if len({nvml.nvmlDeviceGetName(handle) for handle in handles}) > 1 and not _is_in_bus_order():
+                return []
+            found = []
+            for index, gpu in enumerate(cuda_devices()):
+                memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(gpu.uuid))
+                title, can = f"GPU {index} ({gpu.name})", gpu.compute_capability >= (8, 0)
+                found.append(Gpu(title, int(memory.free), int(memory.total), can))
+            return found
+        except nvml.NVMLError:
+            return []
+
+
+def _is_in_bus_order() -> bool:
+    """Whether CUDA counts GPUs as NVML does; left alone it has the fastest first."""
+    return os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+
+
+def _crowded(spec: RunSpec, gpus: Sequence[Gpu], slack: float = 1.0) -> list[str]:
+    """For each GPU that cannot hold its ranks, what they need and what is free."""
+    found, wanted = [], needs(spec)
+    for index, gpu in enumerate(gpus):
+        ranks = range(index, len(wanted), len(gpus))  # a rank's GPU is its number modulo that of GPUs
+        total = sum(wanted[rank].total for rank in ranks)
+        if total * slack > gpu.free_bytes:
+            texts = [f"rank {rank} needs at least {wanted[rank]}" for rank in ranks[:_MAX_NAMED]]
+            more = f" and {len(ranks) - _MAX_NAMED} more ranks" if len(ranks) > _MAX_NAMED else ""
+            together = f", together {gib(total)}" if len(ranks) > 1 else ""
+            free = f"{gpu.title} has {gib(gpu.free_bytes).removesuffix(' GiB')} of {gib(gpu.total_bytes)} free"
+            found.append(f"{free}, {', '.join(texts)}{more}{together}")
+    if len(found) > _MAX_NAMED:
+        found[_MAX_NAMED:] = [f"and {len(found) - _MAX_NAMED} more GPUs"]
+    return found
+
+
+def _title(spec: RunSpec) -> str:
+    return "the single-device reference" if _is_reference(spec) else spec.name
+
+
+def _is_reference(spec: RunSpec) -> bool:
+    return spec.strategy == "reference"
+
+
+def _advice(spec: RunSpec, gpus: Sequence[Gpu]) -> str:
+    """What would fit in its stead, one change at a time; several at once where none is enough."""
+
+    def fits(changed: RunSpec) -> bool:
+        return not _crowded(changed, gpus, _ADVICE_SLACK)
+
+    unverified = "the no-verify option with " if _is_reference(spec) else ""
+    types = list(_other_types(spec, gpus))
+    layouts: dict[str, str] = {}
+    for name, text, other in _layouts(spec, len(gpus)):
+        if name not in layouts and fits(other):
+            layouts[name] = text
+    found = [text for text, other in types if fits(other)]
+    found += [unverified + " or ".join(layouts.values())] if layouts else []
+    found += [text for text, other in _smaller_batches(spec) if fits(other)][:1]
+    if found:
+        return f"What would fit: {'; '.join(found)}"
+    text, least = next(iter(types), ("", spec))
+    *_, (batch, least) = [("", least), *_smaller_batches(least)]
+    every = ("", "", least), *_layouts(least, len(gpus))
+    for _, layout, other in every:
+        if fits(other):
+            changes = [unverified + layout if layout else "", text, batch]
+            return f"What would fit: {', '.join(filter(None, changes))}, all together"
+    return (
+        "No number type, layout or batch size fits here; use a smaller model, shorter prompts or larger GPUs, or end "
+        "what else uses them"
+    )
+
+
+def _other_types(spec: RunSpec, gpus: Sequence[Gpu]) -> Iterator[tuple[str, RunSpec]]:
+    if _ITEM_BYTES[spec.execution.dtype] > 2:
+        dtype = "bfloat16" if all(gpu.has_bfloat16 for gpu in gpus) else "float16"
+        execution = spec.execution.model_copy(update={"dtype": dtype})
+        yield f"dtype {dtype!r}", spec.model_copy(update={"execution": execution})
+
+
+def _layouts(spec: RunSpec, num_gpus: int) -> Iterator[tuple[str, str, RunSpec]]:
+    """Strategies' meshes on GPUs of this machine, by name, but for the spec's own and those that the model forbids."""
+    seen = {spec.mesh}
+    for count in range(1, num_gpus + 1):
+        for name, strategy in STRATEGIES.items():
+            mesh = strategy.rule(count)
+            if mesh is None or mesh in seen:
+                continue
+            seen.add(mesh)
+            try:
+                yield name, f"{name} on {count} device(s)", RunSpec(**{**dict(spec), "mesh": mesh})
+            except ValidationError:
+                continue
+
+
+def _smaller_batches(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
+    size = spec.workload.batch_size // 2
+    while size:
+        workload = spec.workload.model_copy(update={"batch_size": size})
+        yield f"batch size {size}", spec.model_copy(update={"workload": workload})
+        size //= 2

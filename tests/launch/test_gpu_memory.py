@@ -1,0 +1,256 @@
+"""Launches that GPUs have no room for: NVML is faked at the boundary, and what ranks need is held to real ones."""
+
+import math
+import random
+from typing import NamedTuple
+
+import pynvml
+import pytest
+
+from gpt_parallel import runner
+from gpt_parallel.engine.generate import deal_lanes
+from gpt_parallel.engine.mesh import Mesh
+from gpt_parallel.launch import devices
+from gpt_parallel.launch.gpu_memory import GpuMemoryError, check_gpu_memory, deal, needs
+from gpt_parallel.model_spec import ModelSpec
+from gpt_parallel.models import ARCHITECTURES
+from gpt_parallel.settings import make_settings
+from gpt_parallel.spec import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec
+from gpt_parallel.suite import Suite
+from tests.factories import run_spec
+
+GIB = 1 << 30
+
+
+class Memory(NamedTuple):
+    free: int
+    used: int
+    total: int
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(free GiB of each GPU, total): GPUs that NVML tells of."""
+
+    def make(*free, total=24, capability=(9, 0), names=None):
+        devices.cuda_devices.cache_clear()
+        memory = [Memory(int(one * GIB), int((total - one) * GIB), total * GIB) for one in free]
+        for name, answer in {
+            "nvmlInit": lambda: None,
+            "nvmlShutdown": lambda: None,
+            "nvmlDeviceGetCount": lambda: len(free),
+            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[4:]),
+            "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+            "nvmlDeviceGetName": lambda handle: names[handle] if names else "NVIDIA A10",
+            "nvmlDeviceGetCudaComputeCapability": lambda handle: capability,
+            "nvmlDeviceGetMemoryInfo": lambda handle: memory[handle],
+        }.items():
+            monkeypatch.setattr(pynvml, name, answer)
+
+    monkeypatch.setattr(devices, "version", lambda name: "2.13.0")
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    yield make
+    devices.cuda_devices.cache_clear()
+
+
+def workload(num_requests=8, batch_size=4, prompt=256, new=64):
+    requests = [Request(request_id=n, prompt_ids=(1,) * prompt, max_new_tokens=new) for n in range(num_requests)]
+    return WorkloadSpec(requests=tuple(requests), batch_size=batch_size)
+
+
+def xl(mesh=None, dtype="float32", backend="nccl", **changes):
+    """Six GiB of weights in float32, three in a type of two bytes."""
+    return run_spec(
+        mesh=mesh or MeshSpec(),
+        model=ModelSpec(name="gpt2-xl", architecture=ARCHITECTURES["gpt2-xl"], weights="random"),
+        execution=ExecutionSpec(device="cuda", dtype=dtype, backend=backend),
+        **{"workload": workload(), **changes},
+    )
+
+
+def check(spec, kind=JobKind.GENERATE):
+    check_gpu_memory(Job(kind=kind, spec=spec))
+
+
+def refusal(spec):
+    with pytest.raises(GpuMemoryError) as refused:
+        check(spec)
+    (problem,) = refused.value.problems
+    return problem
+
+
+def test_what_fits_is_not_refused(machine):
+    machine(8)
+    check(xl())
+    machine(4)
+    check(xl(dtype="bfloat16"))
+
+
+def test_a_refusal_tells_what_a_rank_needs_what_is_free_and_which_type_would_fit(machine):
+    machine(5.5)
+
+    assert refusal(xl()) == (
+        "pure_data_parallel-1gpu does not fit: GPU 0 (NVIDIA A10) has 5.5 of 24.0 GiB free, rank 0 needs at least "
+        "6.8 GiB (weights 5.8, cache 0.7, the rest 0.3). What would fit: dtype 'bfloat16'"
+    )
+
+
+def test_older_gpus_are_advised_float16(machine):
+    machine(5.5, capability=(7, 5))
+
+    assert refusal(xl()).endswith("What would fit: dtype 'float16'")
+
+
+def test_layouts_that_would_fit_are_named_with_their_fewest_devices(machine):
+    machine(*[2.9] * 4)
+
+    assert refusal(xl(MeshSpec(dp=4), "bfloat16")).endswith(
+        "What would fit: tensor_data_hybrid on 2 device(s) or pipeline_data_hybrid on 2 device(s) or "
+        "full_model_parallel on 4 device(s)"
+    )
+
+
+def test_the_largest_halved_batch_that_would_fit_is_named(machine):
+    machine(8)
+    many = xl(dtype="bfloat16", workload=workload(64, 64))
+
+    assert refusal(many).endswith("What would fit: batch size 32")
+
+
+def test_where_one_change_is_not_enough_several_are_named(machine):
+    machine(2.2, 2.2)
+
+    assert refusal(xl(workload=workload(64, 64))).endswith(
+        "What would fit: tensor_data_hybrid on 2 device(s), dtype 'bfloat16', batch size 1, all together"
+    )
+
+
+def test_where_nothing_would_fit_that_is_said(machine):
+    machine(0.5, 0.5)
+
+    assert "No number type, layout or batch size fits here; use a smaller model" in refusal(xl())
+
+
+def test_ranks_of_one_gpu_are_added_up(machine):
+    machine(24, 6.5)
+    spec = xl(MeshSpec(dp=4), "bfloat16", "gloo")
+
+    problem = refusal(spec)
+
+    assert "GPU 0" not in problem
+    assert "GPU 1 (NVIDIA A10) has 6.5 of 24.0 GiB free, rank 1 needs at least" in problem
+    assert "rank 3 needs at least" in problem
+    assert "together 6." in problem
+    check(xl(MeshSpec(dp=2), "bfloat16"))
+
+
+def test_only_the_gpus_that_ranks_take_are_looked_at(machine):
+    machine(24, 1)
+    check(xl())
+
+
+def test_a_hidden_gpu_is_no_room(machine, monkeypatch):
+    machine(24, 5.5)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+
+    assert "GPU 0 (NVIDIA A10) has 5.5 of 24.0 GiB free" in refusal(xl())
+
+
+def test_what_is_not_known_is_not_refused(machine, monkeypatch):
+    machine(1, 1, names=["NVIDIA A10", "NVIDIA L4"])  # CUDA may count them the other way round
+    check(xl())
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert "GPU 0 (NVIDIA A10) has 1.0" in refusal(xl())
+
+    def fail(*arguments):
+        raise pynvml.NVMLError_NotSupported
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", fail)
+    check(xl())
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    check(xl())
+
+
+def test_ranks_on_cores_and_jobs_that_do_not_generate_are_never_refused(machine):
+    machine(0)
+    check(xl().model_copy(update={"execution": ExecutionSpec(device="cpu", dtype="float32", backend="gloo")}))
+    check(xl(), JobKind.SCORE)
+
+
+def test_the_reference_is_refused_as_such_and_cases_can_do_without(machine):
+    machine(2.9, 2.9)
+
+    problem = refusal(xl(MeshSpec(tp=2), "bfloat16").single_device())
+
+    assert problem.startswith("the single-device reference does not fit: GPU 0 (NVIDIA A10) has 2.9")
+    assert "What would fit: the no-verify option with tensor_data_hybrid on 2 device(s)" in problem
+
+
+def test_memory_is_looked_at_when_the_devices_are_claimed_and_before_ranks_start(machine, monkeypatch):
+    started = []
+    machine(5.5)
+
+    def claim(*arguments):
+        machine(5)
+        return devices_claimed
+
+    class Claimed:
+        cores, are_shared = (0,), False
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            started.append("given back")
+
+    devices_claimed = Claimed()
+    monkeypatch.setattr(runner, "claim_devices", claim)
+    monkeypatch.setattr(runner, "launch", lambda job, **others: started.append(job))
+    suite = Suite(make_settings("xl", {"weights": "random", "dtype": "float32"}))
+    spec = suite.spec("pure_data_parallel", 1)
+
+    with pytest.raises(GpuMemoryError, match=r"the single-device reference does not fit.* has 5\.0 of 24\.0 GiB free"):
+        suite.run(spec)
+
+    assert started == ["given back"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_batches_are_dealt_as_ranks_deal_them(seed):
+    choose = random.Random(seed)
+    sizes = [(choose.randint(1, 9), choose.randint(1, 9)) for _ in range(choose.randint(1, 20))]
+    requests = tuple(
+        Request(request_id=number, prompt_ids=(1,) * prompt, max_new_tokens=new)
+        for number, (prompt, new) in enumerate(sizes)
+    )
+    mesh = MeshSpec(pp=choose.randint(1, 4), dp=choose.randint(1, 5))
+    spec = run_spec(mesh=mesh, workload=WorkloadSpec(requests=requests, batch_size=choose.randint(1, 8)))
+
+    for replica, lanes in enumerate(deal(spec)):
+        dealt = deal_lanes(spec.workload, Mesh(mesh, replica))
+        assert [[batch.requests for batch in lane] for lane in dealt] == lanes
+
+
+@pytest.mark.parametrize(
+    ("mesh", "num_samples"),
+    [
+        ({"tensor_parallel_size": 2}, 8),
+        ({"pipeline_parallel_size": 2, "data_parallel_size": 2}, 3),
+        ({"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, 5),
+    ],
+    ids=str,
+)
+def test_weights_and_caches_are_what_ranks_report(make_suite, tmp_path, mesh, num_samples):
+    lines = [f'{{"prompt_ids": {[1] * (3 + n % 4)}, "max_length": {2 + n % 3}}}\n' for n in range(num_samples)]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(lines))
+    suite = make_suite(prompts=str(prompts), num_iterations=1, telemetry=False, **mesh)
+    spec = suite.spec("custom", math.prod(mesh.values()))
+
+    ranks = suite.runner.run(spec).ranks
+
+    assert [(need.weights, need.cache) for need in needs(spec)] == [
+        (rank.parameter_bytes, rank.kv_cache_bytes) for rank in ranks
+    ]
