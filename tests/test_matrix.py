@@ -15,6 +15,7 @@ from gpt_parallel.cli import app
 from gpt_parallel.cli.matrix_progress import MatrixProgress, clock_time
 from gpt_parallel.journal import Finished, Journal, JournalError, make_header
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.launch.gpu_memory import GpuMemoryError
 from gpt_parallel.matrix import Cell, Matrix, make_cells
 from gpt_parallel.model_spec import ModelSpec
 from gpt_parallel.models import ARCHITECTURES
@@ -87,9 +88,15 @@ def test_cells_are_strategies_by_counts_by_batch_sizes():
         make_cells(smoke(strategy="tensor_data_hybrid", num_gpus="1"), (4,))
 
 
-@pytest.mark.parametrize(("out_of_memory", "outcome"), [(True, "oom"), (False, "failed")])
-def test_a_failed_cell_is_marked_and_the_others_go_on(play, out_of_memory, outcome):
-    error = LaunchError("rank 0 failed", out_of_memory=out_of_memory)
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (LaunchError("rank 0 failed", out_of_memory=True), "oom"),
+        (LaunchError("rank 0 failed"), "failed"),
+        (GpuMemoryError("rank 0 failed"), "oom"),
+    ],
+)
+def test_a_failed_cell_is_marked_and_the_others_go_on(play, error, outcome):
     ran, finished, record = play(smoke(), outcomes={"tensor_data_hybrid-2gpu-batch2": error})
 
     assert len(ran) == 5

@@ -2,17 +2,23 @@
 
 import math
 import random
+from itertools import accumulate
 from typing import NamedTuple
 
 import pynvml
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
 from gpt_parallel import runner
-from gpt_parallel.engine.generate import deal_lanes
+from gpt_parallel.engine.collectives import Collectives
+from gpt_parallel.engine.generate import Generator, deal_lanes
+from gpt_parallel.engine.gpt2 import GPT2, Part
 from gpt_parallel.engine.mesh import Mesh
+from gpt_parallel.engine.sampling import Sampler
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.gpu_memory import GpuMemoryError, check_gpu_memory, deal, needs
-from gpt_parallel.model_spec import ModelSpec
+from gpt_parallel.model_spec import Architecture, ModelSpec
 from gpt_parallel.models import ARCHITECTURES
 from gpt_parallel.settings import make_settings
 from gpt_parallel.spec import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec
@@ -254,3 +260,40 @@ def test_weights_and_caches_are_what_ranks_report(make_suite, tmp_path, mesh, nu
     assert [(need.weights, need.cache) for need in needs(spec)] == [
         (rank.parameter_bytes, rank.kv_cache_bytes) for rank in ranks
     ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_counted_of_a_prompt_pass_is_there_in_a_real_one(seed, dtype):
+    """Measured on a CPU, whose kernels hold no less than what is counted."""
+    choose = random.Random(seed)
+    width, vocabulary = choose.choice([32, 64]), choose.choice([97, 20000])
+    shape = Architecture(
+        n_layer=choose.randint(1, 3),
+        n_head=4,
+        n_embd=width,
+        n_inner=choose.choice([1, 4]) * width,
+        vocab_size=vocabulary,
+        n_positions=256,
+    )
+    spec = run_spec(
+        model=ModelSpec(name="any", architecture=shape, weights="random"),
+        workload=workload(choose.randint(1, 8), 8, choose.choice([2, 200]), 1),
+        execution=ExecutionSpec(device="cpu", dtype=dtype, backend="gloo"),
+    )
+    mesh, device = Mesh(spec.mesh, 0), torch.device("cpu")
+    model, collectives = GPT2(shape, Part.whole(shape), getattr(torch, dtype)), Collectives(mesh, None)
+    for _, parameter in model.named_parameters():
+        parameter.normal_(0, 0.02)
+    sampler = Sampler(spec.workload.sampling, shape, range(vocabulary), collectives, 1, device)
+
+    with torch.inference_mode():
+        generator = Generator(model, mesh, collectives, sampler, deal_lanes(spec.workload, mesh))
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            list(generator.run(record=True))
+
+    memory = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
+    (need,) = needs(spec)
+    counted = need.rest - (208 << 20)  # of a CUDA context and cuBLAS
+    assert 0 < counted <= max(accumulate(changes))
