@@ -172,11 +172,11 @@ def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
     from gpt_parallel.interrupts import heed_one_interrupt
     from gpt_parallel.launch import fork_server
     from gpt_parallel.problems import SpecError
-    from gpt_parallel.pytest_session import SessionKeeper
+    from gpt_parallel.pytest_session import SessionKeeper, weights_notes
 
     keeper = SessionKeeper(_settings(config), _report_directory(config))
     try:
-        notes = keeper.begin(cases, resume=config.getoption("gpt_resume"))
+        notes = weights_notes(_suite(config)) + keeper.begin(cases, resume=config.getoption("gpt_resume"))
     except SpecError as error:
         raise pytest.UsageError(_usage(error.problems)) from error
     config.stash[_KEEPER] = keeper

@@ -12,6 +12,7 @@ from gpt_parallel.breakdown_table import render_breakdown
 from gpt_parallel.case import summarise
 from gpt_parallel.interrupts import end_in_peace, heed_one_interrupt
 from gpt_parallel.journal import Finished, Journal, JournalError, make_header
+from gpt_parallel.models import has_published_weights
 from gpt_parallel.problems import SpecError, why_no_directory
 from gpt_parallel.pytest_plugin import is_case
 from gpt_parallel.redact import redact, redact_tree
@@ -20,6 +21,7 @@ from gpt_parallel.result import RunResult
 from gpt_parallel.session import FILE_NAME, SessionRecord
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import RunSpec
+from gpt_parallel.suite import Suite
 from gpt_parallel.summary import CaseSummary
 from gpt_parallel.table import render_table
 
@@ -215,6 +217,16 @@ class SessionKeeper:
     def pytest_benchmark_update_json(self, output_json: dict[str, object]) -> None:
         """pytest-benchmark's own files say too which cases left no timing."""
         output_json["gpt_parallel"] = self.record.ours
+
+
+def weights_notes(suite: Suite) -> list[str]:
+    """That weights are random where the user did not ask for that. Raises SpecError for a model that cannot be had."""
+    if suite.settings.weights != "auto" or suite.model.weights != "random":
+        return []
+    name, told = suite.model.name, f"weights: {suite.model.weights_origin}"
+    if not has_published_weights(name):
+        return [f"{told}, for {name} has no trained ones"]
+    return [f"{told}, for those of {name} are not on this disk; --gpt-weights checkpoint fetches them"]
 
 
 def _is_same_work(found: RunSpec, spec: RunSpec) -> bool:

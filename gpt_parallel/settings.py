@@ -191,6 +191,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "xl": {
         "model": "gpt2-xl",
+        "weights": "auto",
         "num_samples": 60,
         "batch_size": 4,
         "prompt_tokens": 256,

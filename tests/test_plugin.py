@@ -8,7 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpt_parallel.pytest_session import weights_notes
 from gpt_parallel.pytest_timing import measured_clock, play
+from gpt_parallel.settings import make_settings
+from gpt_parallel.suite import Suite
 from tests.processes import environment
 
 ROOT = Path(__file__).parent.parent
@@ -176,8 +179,20 @@ def test_benchmark_disable_verifies_only():
     done = run_pytest("--gpt-preset", "smoke", "-k", "1gpu", "--benchmark-disable")
 
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "gpt_parallel: weights: random (seed 0), for gpt2-nano has no trained ones\n" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("pure_data_parallel"))
     assert row.split()[3:] == ["–", "–", "–", "–", "–", "exact"]
+
+
+def test_random_weights_that_nobody_asked_for_are_told(monkeypatch, tiny_checkpoint):
+    def notes(preset, **given):
+        return weights_notes(Suite(make_settings(preset, {"device": "cpu", "offline": "true", **given})))
+
+    monkeypatch.setattr("gpt_parallel.models._cached", lambda repositories: None)
+    for preset, model in (("cpu", "gpt2"), ("xl", "gpt2-xl")):
+        told = f"for those of {model} are not on this disk; --gpt-weights checkpoint fetches them"
+        assert notes(preset) == [f"weights: random (seed 0), {told}"]
+        assert notes(preset, weights="random") == notes(preset, model=str(tiny_checkpoint())) == []
 
 
 @pytest.mark.parametrize(

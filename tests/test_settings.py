@@ -14,12 +14,8 @@ def test_presets_have_the_documented_workloads():
     assert shape("xl") == ("gpt2-xl", 60, 4, 256, 64)
 
 
-def test_random_weights_are_the_default_only_of_small_presets():
-    assert {name: make_settings(name, {}).weights for name in PRESETS} == {
-        "smoke": "auto",
-        "cpu": "auto",
-        "xl": "checkpoint",
-    }
+def test_no_preset_needs_a_download():
+    assert {make_settings(name, {}).weights for name in PRESETS} == {"auto"}
 
 
 def test_what_the_user_says_wins_and_text_is_converted():
