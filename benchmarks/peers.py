@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 
 class GptParallel:
@@ -61,14 +60,15 @@ class _Batches:
 class Transformers(_Batches):
     """`generate` of Hugging Face transformers: eager with a growing cache."""
 
-    cache_implementation = None
-
     def _load(self, job, checkpoint):
         import torch
         from transformers import GPT2LMHeadModel
 
+        from gpt_parallel.engine.timeline import Stopwatch
+
         self._torch = torch
-        self._device = job.spec.execution.device
+        self._device = torch.device(job.spec.execution.device)
+        self._stopwatch = Stopwatch(self._device)
         dtype = getattr(torch, job.spec.execution.dtype)
         self._model = GPT2LMHeadModel.from_pretrained(checkpoint, dtype=dtype).to(self._device).eval()
 
@@ -77,11 +77,13 @@ class Transformers(_Batches):
         padding = [longest - len(r.prompt_ids) for r in batch]
         ids = torch.tensor([[0] * pad + list(r.prompt_ids) for pad, r in zip(padding, batch, strict=True)])
         mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding])
+        marks = []
 
         def watch(ids, scores, **_):
-            times.append(time.monotonic())
+            marks.append(self._stopwatch.mark())  # on CUDA the token is not there yet when this is called
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
+        self._stopwatch.start()
         generated = self._model.generate(
             ids.to(self._device),
             attention_mask=mask.to(self._device),
@@ -89,16 +91,49 @@ class Transformers(_Batches):
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
-            cache_implementation=self.cache_implementation,
             stopping_criteria=[watch],
+            **self._cache(),
         )
-        return generated[:, longest:].tolist()
+        rows = generated[:, longest:].tolist()
+        self._stopwatch.synchronize()
+        times += map(self._stopwatch.seconds, marks)
+        return rows
+
+    def _cache(self):
+        return {}
 
 
 class TransformersStatic(Transformers):
-    """The same with a static cache and torch.compile, as transformers advises for GPUs."""
+    """The same with a static cache and torch.compile, as transformers advises for GPUs.
 
-    cache_implementation = "static"
+    `generate` compiles the decode step alone, for the cache and batch it meets. One that makes its own cache compiles
+    anew for another length, and captures its CUDA graph anew in each call; so all batches share one cache, as long as
+    the longest needs, and are filled up to as many rows.
+    """
+
+    compile_config = None  # transformers' own
+
+    def _load(self, job, checkpoint):
+        super()._load(job, checkpoint)
+        import inspect
+
+        from transformers import StaticCache
+
+        self._num_rows = max(map(len, self._batches))
+        lengths = [
+            max(len(r.prompt_ids) for r in batch) + max(r.max_new_tokens for r in batch) for batch in self._batches
+        ]
+        self._static = StaticCache(config=self._model.config, max_cache_len=max(lengths))
+        takes = inspect.signature(self._model.forward).parameters
+        self._name = "cache" if "cache" in takes else "past_key_values"  # until transformers 5.23 or so
+
+    def _generate(self, batch, num_tokens, times):
+        missing = self._num_rows - len(batch)
+        return super()._generate([*batch, *[batch[0]] * missing], num_tokens, times)[: len(batch)]
+
+    def _cache(self):
+        self._static.reset()
+        return {self._name: self._static, "compile_config": self.compile_config}
 
 
 class CTranslate2(_Batches):
@@ -199,7 +234,9 @@ def main(name, job_file, checkpoint, core):
         for command in map(str.strip, sys.stdin):
             seconds, timelines, tokens = engine.run()
             if command == "tokens":
-                answer = SimpleNamespace(tokens=tokens(), torch=torch.__version__).__dict__
+                on_gpu = job.spec.execution.device == "cuda"
+                device_name = torch.cuda.get_device_name() if on_gpu else "CPU"
+                answer = {"tokens": tokens(), "torch": torch.__version__, "device_name": device_name}
                 print(json.dumps(answer), file=answers, flush=True)
             else:
                 report = RoundReport(seconds=seconds, timelines=tuple(timelines))
