@@ -75,7 +75,7 @@ def test_cases_spend_their_time_on_work(benchmark, preset):
 
     def run_cases():
         suite = Suite(make_settings(preset, {"device": "cpu"}))
-        suite.runner.reference(suite.spec("pure_data_parallel", 1))
+        suite.verifier.reference(suite.spec("pure_data_parallel", 1))
         for strategy, num_gpus in cases((1, 2, 4)):
             begin = time.monotonic()
             result = suite.run(suite.spec(strategy, num_gpus))

@@ -31,6 +31,8 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         backend=spec.execution.backend,
         linear=first.ranks[0].linear,
         attention=spec.execution.attention,
+        attention_prefill=_kernels(first, "prefill"),
+        attention_decode=_kernels(first, "decode"),
         decode=spec.execution.decode,
         model=spec.model.name,
         weights=first.weights_origin,
@@ -50,6 +52,8 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         **_latencies("latency", launches, [r.figures.latency_samples_s for r in results]),
         verified=max((r.verification.status for r in results), key=_STATUS_ORDER.index),
         tokens_compared=min(result.verification.tokens_compared for result in results),
+        judge=first.verification.judge,
+        repeatable=_all_repeat([result.verification.repeatable for result in results]),
         oversubscribed=spec.execution.oversubscribed,
         shared=any(rank.shared for result in results for rank in result.ranks),
         degenerate=spec.degenerate,
@@ -107,6 +111,18 @@ def _latencies(
         f"{name}_p99_s": percentile(pooled, 99),
         f"{name}_samples": len(pooled),
     }
+
+
+def _kernels(result: RunResult, phase: str) -> str | None:
+    """Of all ranks: those without layers have none."""
+    found = (getattr(rank.attention, phase) for rank in result.ranks if rank.attention)
+    return "+".join(sorted({kernel for kernels in found if kernels for kernel in kernels.split("+")})) or None
+
+
+def _all_repeat(launches: Sequence[bool | None]) -> bool | None:
+    """None where no launch had timed rounds that were verified."""
+    known = [repeats for repeats in launches if repeats is not None]
+    return all(known) if known else None
 
 
 def _largest_by_rank(results: Sequence[RunResult]) -> tuple[int | None, ...]:

@@ -17,7 +17,8 @@ from gpt_parallel.session import SessionRecord
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import FaultSpec
 from gpt_parallel.strategies import cases
-from gpt_parallel.suite import CUSTOM, Suite, VerificationError, custom_mesh
+from gpt_parallel.suite import CUSTOM, Suite, custom_mesh
+from gpt_parallel.verifier import VerificationError
 
 
 class Cell(NamedTuple):

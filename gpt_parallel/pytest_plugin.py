@@ -301,7 +301,7 @@ def gpt_case(
     """
     from gpt_parallel.launch.failure import LaunchError
     from gpt_parallel.problems import SpecError
-    from gpt_parallel.suite import VerificationError
+    from gpt_parallel.verifier import VerificationError
 
     def run(strategy: str, num_gpus: int) -> "RunResult":
         refuse_parallel_timing(request.config)

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from gpt_parallel.frozen import Frozen
 from gpt_parallel.problems import SpecError, shown
 from gpt_parallel.readings import Breakdown, Efficiency, Energy, GpuTelemetry, PeakRates, RankTelemetry
-from gpt_parallel.spec import MeshSpec, RunSpec
+from gpt_parallel.spec import MeshSpec, RequestTokens, RunSpec
 from gpt_parallel.untrusted import parse_json, read_whole
 
 SCHEMA_VERSION = 1
@@ -44,22 +44,12 @@ class BatchTimeline(Frozen):
     token_times_s: tuple[float, ...] = ()
 
 
-class TokenChange(Frozen):
-    """A timed round's token that is not the `recorded` one."""
-
-    request_id: NonNegativeInt
-    position: NonNegativeInt
-    token: NonNegativeInt
-    recorded: NonNegativeInt
-
-
 class RoundReport(Frozen):
-    """One timed round as one rank saw it; `changed_requests` did not reproduce the recorded tokens."""
+    """One timed round as one rank saw it; `changed` has tokens that are not the recorded ones, by request."""
 
     seconds: NonNegativeFloat
     timelines: tuple[BatchTimeline, ...] = ()
-    changed_requests: tuple[int, ...] = ()
-    first_change: TokenChange | None = None
+    changed: tuple[RequestTokens, ...] = ()
 
 
 class TokenRecord(Frozen):
@@ -89,6 +79,13 @@ class TokenScore(Frozen):
     logit_scales: tuple[float, ...]
 
 
+class AttentionKernels(Frozen):
+    """Which of torch's attention kernels the recorded pass ran: flash, efficient, math, cudnn; "flash+math" if two."""
+
+    prefill: str | None = None
+    decode: str | None = None
+
+
 class RankReport(Frozen):
     """All that one rank tells the launcher."""
 
@@ -100,6 +97,7 @@ class RankReport(Frozen):
     num_heads: NonNegativeInt
     parameter_bytes: NonNegativeInt
     linear: Literal["plain", "packed"] = "plain"
+    attention: AttentionKernels | None = None
     kv_cache_bytes: NonNegativeInt = 0
     collectives: tuple[CollectiveCount, ...] = ()
     rounds: tuple[RoundReport, ...] = ()
@@ -121,20 +119,30 @@ class RankReport(Frozen):
 
 
 class Tie(Frozen):
-    """A token that differs from the reference's but scores as well, within the number type's tolerance."""
+    """A token that differs from the reference's but scores as well, within the number type's tolerance.
+
+    It is of the recorded pass, or of a timed `round` (from 1) that did not repeat that pass.
+    """
 
     request_id: NonNegativeInt
     position: NonNegativeInt
     margin: float
+    round: int | None = None
 
 
 FAULT_INJECTED = "fault-injected"  # the status of a run that a test broke on purpose, even if it went well
 
 
 class Verification(Frozen):
-    """A run against its single-device reference."""
+    """A run against its single-device reference.
+
+    `judge` proved the reference's tokens and scored those that differ: "transformers" with its version, or "engine",
+    which is this engine on one device. `repeatable`: whether every timed round had the recorded tokens.
+    """
 
     status: Literal["exact", "tie", "mismatch", "skipped", "fault-injected"]
+    judge: str | None = None
+    repeatable: bool | None = None
     tokens_compared: NonNegativeInt = 0
     max_logprob_difference: float | None = None
     ties: tuple[Tie, ...] = ()

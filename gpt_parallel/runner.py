@@ -1,6 +1,6 @@
 """Launches jobs as the settings say: here or by a launcher, with the devices claimed and the GPUs watched meanwhile."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import NamedTuple
@@ -15,10 +15,13 @@ from gpt_parallel.launch.watch import Observer, OnPhase
 from gpt_parallel.readings import GpuTelemetry
 from gpt_parallel.result import RankReport, TokenScore
 from gpt_parallel.settings import Settings
-from gpt_parallel.spec import FaultSpec, Job, JobKind, RunSpec
-from gpt_parallel.verify import TOLERANCES, Records, records_of
+from gpt_parallel.spec import FaultSpec, Job, JobKind, RequestTokens, RunSpec
+from gpt_parallel.verify import TOLERANCES
 
-_MAX_REFERENCE_TRIES = 2
+_SINGLE = {
+    "reference": "the single-device reference run",
+    "judge": "the judge's pass by transformers (judge 'engine' does without it)",
+}
 
 
 class Run(NamedTuple):
@@ -31,13 +34,11 @@ class Run(NamedTuple):
 
 
 class Runner:
-    """The launches of a suite. A single-device reference is made on this machine, whatever starts the cases."""
+    """The launches of a suite. What a single device does is done on this machine, whatever starts the cases."""
 
     def __init__(self, settings: Settings, on_phase: OnPhase | None) -> None:
         self._settings = settings
         self.on_phase: OnPhase = on_phase or (lambda rank, phase: None)
-        self._references: dict[str, Records] = {}
-        self._failed_references: dict[str, list[LaunchError]] = {}
 
     @cached_property
     def external(self) -> External | None:
@@ -58,36 +59,21 @@ class Runner:
             spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"oversubscribed": True})})
         return Run(spec, ranks, gpus, sampler.reason)
 
-    def reference(self, spec: RunSpec) -> Records:
-        """What one device generates for this work, made at the first need.
+    def generate_alone(self, spec: RunSpec) -> tuple[RankReport, ...]:
+        """One device's recorded pass over the work of `spec`."""
+        return self._launch_single(Job(kind=JobKind.GENERATE, spec=spec.single_device()), "reference")
 
-        One that failed is tried again when it is needed next, for a machine may have been busy; then no more.
-        """
-        single = spec.single_device()
-        key = single.model_dump_json()
-        failures = self._failed_references.setdefault(key, [])
-        if key not in self._references:
-            if len(failures) == _MAX_REFERENCE_TRIES:
-                raise LaunchError(str(failures[-1]), out_of_memory=failures[-1].out_of_memory)
-            try:
-                self._references[key] = records_of(self._launch_single(Job(kind=JobKind.GENERATE, spec=single)))
-            except LaunchError as error:
-                failures.append(error)
-                raise
-        return self._references[key]
-
-    def score(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Sequence[TokenScore]:
-        """What the reference thinks of a run's tokens."""
+    def score(self, spec: RunSpec, tokens: Sequence[RequestTokens], kind: JobKind) -> Sequence[TokenScore]:
+        """What one device, by the engine (`kind` SCORE) or by transformers (JUDGE), thinks of each of `tokens`."""
         tolerance = TOLERANCES[spec.execution.dtype]
-        job = Job(kind=JobKind.SCORE, spec=spec.single_device(), tokens_to_score=dict(tokens), tolerance=tolerance)
-        return self._launch_single(job)[0].scores
+        job = Job(kind=kind, spec=spec.single_device(), tokens_to_score=tuple(tokens), tolerance=tolerance)
+        return self._launch_single(job, "judge" if kind == JobKind.JUDGE else "reference")[0].scores
 
-    def _launch_single(self, job: Job) -> tuple[RankReport, ...]:
+    def _launch_single(self, job: Job, name: str) -> tuple[RankReport, ...]:
         try:
-            return self._launch(job, lambda rank, phase: self.on_phase(rank, f"reference: {phase}"))
+            return self._launch(job, lambda rank, phase: self.on_phase(rank, f"{name}: {phase}"))
         except LaunchError as error:
-            message = f"the single-device reference run: {error}"
-            raise LaunchError(message, out_of_memory=error.out_of_memory) from error
+            raise LaunchError(f"{_SINGLE[name]}: {error}", out_of_memory=error.out_of_memory) from error
 
     def _launch(self, job: Job, on_phase: OnPhase, observer: Observer | None = None) -> tuple[RankReport, ...]:
         with self._claimed(job.spec, on_phase) as claimed:

@@ -80,7 +80,9 @@ class Settings(Frozen):
         "auto", description="CPU products: plain, weights packed by oneDNN, or auto: packed for all but tiny models"
     )
     attention: AttentionChoice = Field(
-        "auto", description="attention kernel: flash, efficient (CUDA only), math, or auto: torch's choice"
+        "auto",
+        description="attention kernel: flash, math, on CUDA efficient and cudnn (which does not repeat), "
+        "or auto: the fastest that repeats",
     )
     decode: Literal["auto", "eager", "graph"] = Field(
         "auto", description="how tokens are decoded on CUDA: as captured graphs (auto) or one kernel at a time (eager)"
@@ -107,6 +109,10 @@ class Settings(Frozen):
     log_dir: str = Field("reports/logs", description="where the logs of all ranks are kept when a run fails")
     timeout_s: TimeoutSeconds = Field(600.0, description="deadline of one launch, in seconds")
     verify: bool = Field(True, description="compare every token with those of a single-device run")
+    judge: Literal["transformers", "engine"] = Field(
+        "transformers",
+        description="who proves that single-device run: transformers, or engine, which takes its word for it",
+    )
     telemetry: bool = Field(True, description="read utilisation, memory, power and the devices' peak rates")
     breakdown: bool = Field(False, description="show where the time goes, by an extra pass after the timed rounds")
     profile: str | None = Field(

@@ -17,7 +17,7 @@ from gpt_parallel.model_spec import Architecture, ModelSpec
 from gpt_parallel.problems import SpecError, shown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-AttentionChoice = Literal["auto", "flash", "efficient", "math"]
+AttentionChoice = Literal["auto", "flash", "efficient", "math", "cudnn"]
 TimeoutSeconds = Annotated[float, Field(gt=0, le=10_000_000)]
 MAX_RANKS = 9999
 
@@ -72,6 +72,13 @@ class WorkloadSpec(Frozen):
         news = sorted(request.max_new_tokens for request in self.requests)
         lengths = " + ".join(str(v[0]) if v[0] == v[-1] else f"{v[0]}–{v[-1]}" for v in (prompts, news))
         return f"{len(self.requests)} requests × ({lengths} tokens), batch {self.batch_size}"
+
+
+class RequestTokens(Frozen):
+    """Tokens that some run generated for a request."""
+
+    request_id: NonNegativeInt
+    tokens: tuple[NonNegativeInt, ...]
 
 
 class MeshSpec(Frozen):
@@ -204,19 +211,25 @@ class RunSpec(Frozen):
 
 
 class JobKind(str, Enum):
-    """What ranks are started for: generating (and timing), scoring given tokens teacher-forced, timing collectives."""
+    """What processes are started for: generating (and timing), scoring given tokens teacher-forced by the engine or by
+    transformers (`JUDGE`), timing collectives.
+    """
 
     GENERATE = "generate"
     SCORE = "score"
+    JUDGE = "judge"
     SELF_TEST = "self_test"
 
 
 class Job(Frozen):
-    """What the launcher hands to every rank. `tolerance` of scores is relative to the largest one."""
+    """What the launcher hands to every rank. A request may be in `tokens_to_score` more than once, with other tokens.
+
+    `tolerance` is relative to the scale of a step's scores.
+    """
 
     kind: JobKind
     spec: RunSpec
-    tokens_to_score: dict[int, tuple[NonNegativeInt, ...]] = Field(default_factory=dict)
+    tokens_to_score: tuple[RequestTokens, ...] = ()
     tolerance: Annotated[float, Field(ge=0)] = 0.0
 
 

@@ -1,7 +1,7 @@
 """Runs cases: resolves settings once, launches each case and proves it against a reference made once per workload."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from gpt_parallel.spec import FaultSpec, MeshSpec, RunSpec, SamplingSpec, Worklo
 from gpt_parallel.staged import write_atomically
 from gpt_parallel.strategies import is_degenerate, mesh_for
 from gpt_parallel.text import slug
-from gpt_parallel.verify import records_of, verify, verify_tokens
+from gpt_parallel.verifier import VerificationError, Verifier
+from gpt_parallel.verify import records_of
 
 CUSTOM = "custom"
 _NO_FIGURES: dict[str, Any] = {
@@ -48,21 +49,6 @@ _NO_FIGURES: dict[str, Any] = {
     "breakdown": None,
     "phase_seconds": {},
 }
-
-
-class VerificationError(RuntimeError):
-    """A run whose tokens are not those of the single-device reference."""
-
-    def __init__(self, spec: RunSpec, verification: Verification) -> None:
-        self.verification = verification
-        shown = "\n".join(f"  {problem}" for problem in verification.problems[:8])
-        more = len(verification.problems) - 8
-        super().__init__(
-            redact(
-                f"{spec.name}: mismatch with the single-device reference, timings are not valid"
-                f"{asked_for(spec.execution.fault)}\n{shown}" + (f"\n  … and {more} more" if more > 0 else "")
-            )
-        )
 
 
 class InjectedFaultError(VerificationError):
@@ -85,6 +71,7 @@ class Suite:
         self.settings = settings
         self._fault = fault
         self.runner = Runner(settings, on_phase)
+        self.verifier = Verifier(self.runner, settings.judge)
 
     @cached_property
     def model(self) -> ModelSpec:
@@ -173,7 +160,8 @@ class Suite:
         """
         if not timed:
             spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"rounds": 0})})
-        reference = self.runner.reference(spec) if self.settings.verify else None
+        if self.settings.verify:
+            self.verifier.reference(spec)  # made and judged now, for nothing may run beside timed rounds
         if spec.execution.profile is not None:
             _make_directory(Path(spec.execution.profile))
         try:
@@ -182,10 +170,8 @@ class Suite:
             if spec.execution.profile is not None:
                 _redact_traces(Path(spec.execution.profile))
         verification = Verification(status="skipped")
-        if reference is not None:
-            verification = verify(ranks, reference, spec.execution.dtype, partial(self.runner.score, spec))
-            if not verification.passed:
-                raise VerificationError(spec, verification)
+        if self.settings.verify:
+            verification = self.verifier.verify(spec, ranks)
         result = self._result(spec, ranks, verification, {key: r.tokens for key, r in records_of(ranks).items()})
         return result.model_copy(
             update={
@@ -197,12 +183,7 @@ class Suite:
 
     def result_of_peer(self, spec: RunSpec, rank: RankReport, tokens: Mapping[int, tuple[int, ...]]) -> RunResult:
         """What another engine made of a case's requests on one device; VerificationError on a mismatch."""
-        verification = verify_tokens(
-            tokens, self.runner.reference(spec), spec.execution.dtype, partial(self.runner.score, spec)
-        )
-        if not verification.passed:
-            raise VerificationError(spec, verification)
-        return self._result(spec, [rank], verification, tokens)
+        return self._result(spec, [rank], self.verifier.verify_tokens(spec, tokens), tokens)
 
     def _result(
         self,

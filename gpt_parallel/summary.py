@@ -37,7 +37,9 @@ class CaseSummary(Frozen):
     """A case's figures as one row, all its launches together: pytest-benchmark's `extra_info`.
 
     Everything but `launches` is flat. Times are medians over launches; `_mean`, `_p90`, `_p95` and `_p99` are over the
-    pooled samples, `_samples` of them, and null where there are too few to carry the percentile.
+    pooled samples, `_samples` of them, and null where there are too few to carry the percentile. `judge` proved the
+    single-device run; `repeatable` is false where a timed round of any launch chose other tokens than its recorded
+    pass; `attention_…` are the kernels that ran.
 
     From `imbalance` on: `readings.py` has each figure's meaning. They are medians over launches; of a launch's ranks or
     GPUs the mean is taken, the largest of memory and temperature, the sum of power and energy. `breakdown_…` are shares
@@ -59,6 +61,8 @@ class CaseSummary(Frozen):
     backend: str
     linear: str | None = None
     attention: str | None = None
+    attention_prefill: str | None = None
+    attention_decode: str | None = None
     decode: str | None = None
     model: str
     weights: str
@@ -93,6 +97,8 @@ class CaseSummary(Frozen):
     itl_s: Seconds | None
     verified: Literal["exact", "tie", "mismatch", "skipped", "fault-injected"]
     tokens_compared: Count
+    judge: str | None = None
+    repeatable: bool | None = None
     oversubscribed: bool
     shared: bool = False
     degenerate: bool
@@ -137,6 +143,18 @@ class CaseSummary(Frozen):
         if self.verified == FAULT_INJECTED and (self.throughput_tok_s or any(x.round_seconds for x in self.launches)):
             raise ValueError(f"a case that is {FAULT_INJECTED!r} has no figures")
         return self
+
+    @property
+    def why_not_repeatable(self) -> str | None:
+        """What a reader should know, and do, where timed rounds chose other tokens than the recorded pass."""
+        if self.repeatable is not False:
+            return None
+        told = "timed rounds chose other tokens than the recorded pass, all right within rounding"
+        if "cudnn" in f"{self.attention_prefill} {self.attention_decode}":
+            return f"{told}; cuDNN's attention does not repeat: --gpt-attention flash repeats"
+        if self.backend == "nccl" and self.tp > 1:
+            return f"{told}; NCCL's NVLS algorithm may not repeat: NCCL_ALGO=^NVLS does without it"
+        return f"{told}; docs/design.md lists what may not repeat, and how to do without it"
 
     @property
     def is_peer(self) -> bool:

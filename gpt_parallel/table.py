@@ -11,6 +11,8 @@ from gpt_parallel.summary import CaseSummary
 from gpt_parallel.text import plain
 
 _OVERSUBSCRIBED, _DEGENERATE, _SHARED = "*", "†", "§"
+NOT_REPEATABLE = "‡"
+_PROVED = {"engine": "which nobody else has proved (judge: engine)"}
 # Headings of columns that hold words.
 _WORDS = ("case", "run", "commit", "branch", "machine", "strategy", "mesh", "verified")
 _WIDE = 1000  # a table takes only what it needs
@@ -55,7 +57,7 @@ def _row(case: CaseSummary, single: float | None) -> list[str]:
         _number(speedup / case.num_gpus * 100 if speedup else None, ".0f", " %"),
         milliseconds(case.ttft_s),
         milliseconds(case.tpot_s),
-        case.verified,
+        case.verified + NOT_REPEATABLE * (case.repeatable is False),
     ]
 
 
@@ -101,6 +103,7 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
         *dict.fromkeys(works),
         f"{where}; torch {case.torch}, {case.backend}; {timing}",
     ]
+    lines += dict.fromkeys(filter(None, map(_how_verified, cases)))
     if case.num_gpus > 1 and case.rounds and single_device_throughput(cases) is None:
         lines.append("speed-up needs the one-device case in the same run")
     if any(case.oversubscribed for case in cases):
@@ -109,4 +112,15 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
         lines.append(f"{_DEGENERATE} degenerate: the same mesh as an earlier strategy")
     if any(case.shared for case in cases):
         lines.append(f"{_SHARED} shared: another run of gpt_parallel used the same devices, slower than alone")
+    lines += [f"{NOT_REPEATABLE} {why}" for why in dict.fromkeys(c.why_not_repeatable for c in cases) if why]
     return [plain(line) for line in lines]
+
+
+def _how_verified(case: CaseSummary) -> str:
+    """Who judged, and which kernels attended."""
+    parts = []
+    if case.judge is not None:
+        parts.append(f"verified against one device, {_PROVED.get(case.judge, f'proved by {case.judge}')}")
+    if case.attention_prefill or case.attention_decode:
+        parts.append(f"attention: {case.attention_prefill or '–'} in prefill, {case.attention_decode or '–'} in decode")
+    return "; ".join(parts)

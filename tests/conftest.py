@@ -8,6 +8,11 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
 
+def pytest_configure(config):
+    # What the judge has proved for one test it need not prove for another; the user's own verdicts stay out of it.
+    os.environ["GPT_PARALLEL_CACHE"] = str(config.cache.mkdir("gpt_parallel"))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("timeout") is None:

@@ -11,6 +11,7 @@ from gpt_parallel.result import (
     RoundReport,
     RunResult,
     TokenRecord,
+    TokenScore,
     Verification,
 )
 from gpt_parallel.spec import ExecutionSpec, MeshSpec, Request, RunSpec, WorkloadSpec
@@ -35,7 +36,7 @@ def rank_report(rank=0, *, rounds=(), records=(), **changes):
 
 def round_report(seconds, start=None, tokens=(), batch_id="0", changed=()):
     timeline = BatchTimeline(batch_id=batch_id, start_s=start, token_times_s=tokens)
-    return RoundReport(seconds=seconds, timelines=(timeline,), changed_requests=changed)
+    return RoundReport(seconds=seconds, timelines=(timeline,), changed=changed)
 
 
 def run_result(spec):
@@ -60,6 +61,13 @@ def token_record(request_id=0, tokens=(1, 2, 3), logprobs=None, scale=2.0):
     return TokenRecord(
         request_id=request_id, tokens=tokens, logprobs=logprobs, logit_scales=tuple(scale for _ in tokens)
     )
+
+
+def token_score(request_id=0, margins=(0.0, 0.0, 0.0), logprobs=None, scale=2.0):
+    """Teacher-forced scores of tokens that are as probable as `token_record`'s."""
+    same = tuple(scale for _ in margins)
+    logprobs = logprobs or tuple(-1.0 for _ in margins)
+    return TokenScore(request_id=request_id, margins=margins, scales=same, logprobs=logprobs, logit_scales=same)
 
 
 def summary(throughputs=(100.0,), **changes):

@@ -133,6 +133,114 @@ def deliver_wrong_sums():
     collectives.Collectives.all_reduce = lambda self, tensor: all_reduce(self, tensor) + 1
 
 
+# What follows is wrong on every rank of every layout alike, so that only another implementation can tell.
+
+
+def decode_one_position_late():
+    from gpt_parallel.engine.gpt2 import GPT2
+
+    def late(self, tokens, step):
+        if step.decode:
+            moved = {"position": None if step.position is None else step.position + 1}
+            moved["positions"] = None if step.positions is None else step.positions + 1
+            step = step._replace(**moved)
+        return embed(self, tokens, step)
+
+    embed = GPT2.embed
+    GPT2.embed = late
+
+
+def decode_without_the_first_key():
+    from gpt_parallel.engine import gpt2
+
+    def fewer(q, k, v, *, mask=None, is_causal=False):
+        if not is_causal:
+            k, v, mask = k[:, :, 1:], v[:, :, 1:], None if mask is None else mask[..., 1:]
+        return attend(q, k, v, mask=mask, is_causal=is_causal)
+
+    attend = gpt2.attend
+    gpt2.attend = fewer
+
+
+def normalise_with_ten_epsilon():
+    from gpt_parallel.engine.gpt2 import Norm
+
+    def ten_times(self, width, epsilon, dtype, device):
+        make(self, width, 10 * epsilon, dtype, device)
+
+    make = Norm.__init__
+    Norm.__init__ = ten_times
+
+
+def activate_by_exact_gelu():
+    from gpt_parallel.engine import gpt2
+
+    gpt2.ACTIVATIONS["gelu_new"] = gpt2.ACTIVATIONS["gelu"]
+
+
+def _filter_by(**changes):
+    from gpt_parallel.engine import sampling
+
+    def off(scores, given, slack):
+        return threshold(scores, given.model_copy(update={k: change(given) for k, change in changes.items()}), slack)
+
+    threshold = sampling._threshold
+    sampling._threshold = off
+
+
+def keep_one_more_than_top_k():
+    _filter_by(top_k=lambda given: given.top_k + 1)
+
+
+def keep_one_fewer_than_top_k():
+    _filter_by(top_k=lambda given: given.top_k - 1)
+
+
+def keep_one_more_than_top_p():
+    """The first token beyond the nucleus too."""
+    from gpt_parallel.engine import sampling
+
+    def off(scores, given, slack):
+        nucleus = threshold(scores, given, slack)
+        beyond = scores.masked_fill(scores >= nucleus, -sampling._INFINITY).amax(1, keepdim=True)
+        return nucleus if given.top_p == 1 else beyond
+
+    threshold = sampling._threshold
+    sampling._threshold = off
+
+
+def penalise_only_the_prompt():
+    from gpt_parallel.engine.sampling import Sampler
+
+    def mark(self, seen, tokens):
+        if tokens.shape[1] > 1:
+            remember(self, seen, tokens)
+
+    remember = Sampler._mark
+    Sampler._mark = mark
+
+
+def forget_temperature():
+    from gpt_parallel.engine.sampling import Sampler
+
+    def scores(self, logits, state):
+        return true_scores(self, logits, state) * (self._sampling.temperature or 1)
+
+    true_scores = Sampler._scores
+    Sampler._scores = scores
+
+
+def same_noise_for_all_requests():
+    from gpt_parallel.engine.sampling import Sampler
+
+    def start(self, requests):
+        first = [request.model_copy(update={"request_id": 0}) for request in requests]
+        return begin(self, first)
+
+    begin = Sampler.start
+    Sampler.start = start
+
+
 def show_environment():
     """Not an error: the environment as native code and child processes have it goes to a file named by the rank."""
     with (Path(os.environ[SHOWN]) / os.environ["RANK"]).open("wb") as file:

@@ -21,7 +21,8 @@ from gpt_parallel.report.load import ReportError, load_run
 from gpt_parallel.result import Figures, Verification
 from gpt_parallel.settings import Settings, make_settings
 from gpt_parallel.spec import FaultSpec
-from gpt_parallel.suite import InjectedFaultError, Suite, VerificationError
+from gpt_parallel.suite import InjectedFaultError, Suite
+from gpt_parallel.verifier import VerificationError
 from tests.factories import bench, document, summary
 from tests.processes import environment, ranks_alive
 from tests.test_cli import SMOKE, run_cli

@@ -14,7 +14,7 @@ def test_a_reference_that_failed_twice_is_not_tried_again(monkeypatch):
     suite = Suite(make_settings("smoke", {"device": "cpu"}))
     launched = []
 
-    def fail(job):
+    def fail(job, name):
         launched.append(job)
         raise LaunchError("out of luck")
 
@@ -27,10 +27,10 @@ def test_a_reference_that_failed_twice_is_not_tried_again(monkeypatch):
 
 
 def test_a_reference_that_failed_once_is_made_for_the_next_case(monkeypatch):
-    suite = Suite(make_settings("smoke", {"device": "cpu"}))
+    suite = Suite(make_settings("smoke", {"device": "cpu", "judge": "engine"}))
     outcomes = [LaunchError("the machine was busy"), (rank_report(records=(token_record(),)),)]
 
-    def launch(job):
+    def launch(job, name):
         outcome = outcomes.pop(0)
         if isinstance(outcome, LaunchError):
             raise outcome
@@ -39,9 +39,9 @@ def test_a_reference_that_failed_once_is_made_for_the_next_case(monkeypatch):
     monkeypatch.setattr(suite.runner, "_launch_single", launch)
     spec = suite.spec("pure_data_parallel", 2)
     with pytest.raises(LaunchError, match="busy"):
-        suite.runner.reference(spec)
+        suite.verifier.reference(spec)
 
-    assert suite.runner.reference(spec) == suite.runner.reference(spec) == {0: token_record()}
+    assert suite.verifier.reference(spec) == suite.verifier.reference(spec) == {0: token_record()}
     assert outcomes == []
 
 

@@ -20,8 +20,8 @@ from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.problems import SpecError, why_no_directory
 from gpt_parallel.redact import redact
 from gpt_parallel.settings import PRESETS, Option, make_settings, options
-from gpt_parallel.suite import VerificationError
 from gpt_parallel.text import plain_lines
+from gpt_parallel.verifier import VerificationError
 
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 

@@ -75,6 +75,7 @@ def describe(finished: Finished) -> str:
     summary = finished.summary
     if summary is not None:
         speed = f"{summary.throughput_tok_s:,.1f} tokens/s, " if summary.throughput_tok_s else ""
-        return f"{speed}{'not verified' if summary.verified == 'skipped' else summary.verified}"
+        verdict = "not verified" if summary.verified == "skipped" else summary.verified
+        return speed + verdict + ", not repeatable" * (summary.repeatable is False)
     words = {"oom": "OUT OF MEMORY", "failed": "FAILED", "skipped": "skipped"}
     return plain(f"{words[finished.outcome]}, {finished.reason.strip().splitlines()[0]}")

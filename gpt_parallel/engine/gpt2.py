@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpt_parallel.engine.attention import attend
 from gpt_parallel.engine.kv_cache import KVCache, LayerCache, Step
 from gpt_parallel.engine.linear import ACTIVATIONS, Kernel, Linear, PackedLinear
 from gpt_parallel.model_spec import Architecture
@@ -70,7 +71,7 @@ class Attention:
         qkv = qkv.permute(0, 2, 3, 1, 4)  # [B, 3, H, T, d]
         cache.target.copy_(qkv.narrow(1, 1, 2))
         q, k, v = qkv.unbind(1)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = attend(q, k, v, is_causal=True)
         return y.transpose(1, 2).reshape(-1, self._width)
 
     def _decode(self, x: Tensor, cache: LayerCache, step: Step) -> Tensor:
@@ -80,7 +81,7 @@ class Attention:
         else:
             cache.target[step.rows, :, :, step.positions] = qkv.narrow(1, 1, 2)
         q = qkv.select(1, 0).unsqueeze(2)  # [B, H, 1, d]
-        y = F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=step.mask)
+        y = attend(q, cache.keys, cache.values, mask=step.mask)
         return y.reshape(-1, self._width)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gpt_parallel.engine.attention import attention_kernel
+from gpt_parallel.engine.attention import attention_kernel, keep_full_precision, kernels_of, noting_kernels
 from gpt_parallel.engine.breakdown import break_down
 from gpt_parallel.engine.collectives import Rendezvous, connect
 from gpt_parallel.engine.decode_graph import cuda_graph
@@ -23,7 +23,7 @@ from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.engine.peaks import measure_peaks
 from gpt_parallel.engine.pipeline_parallel import head_cost, head_passes, stage_layers
 from gpt_parallel.engine.profiling import profile_pass
-from gpt_parallel.engine.records import check_own_logits, first_change, token_records, tokens_by_request
+from gpt_parallel.engine.records import changed_tokens, check_own_logits, token_records, tokens_by_request
 from gpt_parallel.engine.sampling import Sampler
 from gpt_parallel.engine.self_test import time_collectives
 from gpt_parallel.engine.telemetry import CpuMeter, peak_memory, read_telemetry
@@ -32,7 +32,7 @@ from gpt_parallel.engine.timeline import Stopwatch, consume
 from gpt_parallel.engine.weights import load
 from gpt_parallel.readings import Breakdown, PeakRates
 from gpt_parallel.result import RankReport, RoundReport, TokenRecord, TokenScore
-from gpt_parallel.spec import Job, JobKind, Request, RunSpec
+from gpt_parallel.spec import Job, JobKind, Request, RequestTokens, RunSpec
 
 
 class Rank:
@@ -98,7 +98,7 @@ class Rank:
         lanes = deal_lanes(self._spec.workload, self._mesh)
         generator = self.generator(lanes)
         stopwatch = Stopwatch(self._device)
-        with self._phase("generate for verification"):
+        with self._phase("generate for verification"), noting_kernels() as kernels:
             self._collectives.barrier()
             self._collectives.reset_counts()
             _, _, events = consume(generator.run(record=True), stopwatch)
@@ -115,6 +115,7 @@ class Rank:
         found: dict[str, Any] = {
             "kv_cache_bytes": generator.cache_bytes,
             "peak_memory_bytes": peak_memory(self._device),
+            "attention": kernels_of(kernels),
         }
         if rounds and execution.telemetry:
             with self._phase("read telemetry"):
@@ -143,13 +144,8 @@ class Rank:
             with watch:
                 seconds, timelines, events = consume(generator.run(), stopwatch)
         check_own_logits(events)
-        tokens = tokens_by_request(events)
-        return RoundReport(
-            seconds=seconds,
-            timelines=tuple(timelines),
-            changed_requests=tuple(r.request_id for r in records if tokens[r.request_id] != r.tokens),
-            first_change=first_change(records, tokens),
-        )
+        changed = changed_tokens(records, tokens_by_request(events))
+        return RoundReport(seconds=seconds, timelines=tuple(timelines), changed=changed)
 
     def _profile(self, generator: Generator) -> None:
         directory = self._spec.execution.profile
@@ -178,11 +174,11 @@ class Rank:
         crowded = self._spec.execution.oversubscribed
         return measure_peaks(size, dtype, self._device, self._collectives.barrier, crowded=crowded)
 
-    def score(self, tokens: dict[int, tuple[int, ...]], tolerance: float) -> RankReport:
+    def score(self, tokens: Sequence[RequestTokens], tolerance: float) -> RankReport:
         """Teacher-forced: read prompt and given tokens in one pass and judge every given token."""
         requests = {request.request_id: request for request in self._spec.workload.requests}
         with self._phase("score"):
-            scores = [self._score_one(requests[key], chosen, tolerance) for key, chosen in tokens.items()]
+            scores = [self._score_one(requests[own.request_id], own.tokens, tolerance) for own in tokens]
         return self._report(scores=tuple(scores))
 
     def _score_one(self, request: Request, chosen: tuple[int, ...], tolerance: float) -> TokenScore:
@@ -235,6 +231,7 @@ class Rank:
 
 def run_job(job: Job, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: EventPipe) -> RankReport:
     """What a rank process does."""
+    keep_full_precision()
     with torch.inference_mode(), attention_kernel(job.spec.execution):
         if job.kind == JobKind.SELF_TEST:
             return time_collectives(job.spec, rank, _device(job.spec, local_rank), rendezvous, pipe)

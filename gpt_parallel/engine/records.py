@@ -8,8 +8,8 @@ import torch
 from gpt_parallel.engine.events import LostPeerError
 from gpt_parallel.engine.generate import Event
 from gpt_parallel.engine.sampling import Choice
-from gpt_parallel.result import TokenChange, TokenRecord
-from gpt_parallel.spec import Request
+from gpt_parallel.result import TokenRecord
+from gpt_parallel.spec import Request, RequestTokens
 
 _WHY = "(NaN or infinite weights, or numbers too large for the number type)"
 
@@ -52,15 +52,10 @@ def check_own_logits(events: Sequence[Event]) -> None:
         raise ArithmeticError(f"request {request_id}, new token {position}: the logits are not finite {_WHY}")
 
 
-def first_change(records: Sequence[TokenRecord], tokens: dict[int, tuple[int, ...]]) -> TokenChange | None:
-    """Where a round's tokens first differ from the recorded ones."""
-    changes = [
-        TokenChange(request_id=record.request_id, position=position, token=token, recorded=recorded)
-        for record in records
-        for position, (token, recorded) in enumerate(zip(tokens[record.request_id], record.tokens, strict=True))
-        if token != recorded
-    ]
-    return min(changes, key=lambda change: (change.position, change.request_id), default=None)
+def changed_tokens(records: Sequence[TokenRecord], tokens: dict[int, tuple[int, ...]]) -> tuple[RequestTokens, ...]:
+    """A round's tokens of those requests for which they are not the recorded ones."""
+    changed = (record.request_id for record in records if tokens[record.request_id] != record.tokens)
+    return tuple(RequestTokens(request_id=key, tokens=tokens[key]) for key in changed)
 
 
 def _check_finite(request: Request, logprobs: Sequence[float], scales: Sequence[float]) -> None:

@@ -89,14 +89,14 @@ class Sampler:
             num_columns = len(self._working) + 1
             state.seen = torch.zeros(len(requests), num_columns, dtype=torch.bool, device=self._device)
             for row, request in enumerate(requests):
-                self._mark(state, row, torch.tensor(request.prompt_ids, device=self._device))
+                self._mark(state.seen[row : row + 1], torch.tensor([request.prompt_ids], device=self._device))
         return state
 
-    def _mark(self, state: RowState, row: int | Tensor, tokens: Tensor) -> None:
-        if state.seen is not None:
-            inside = (tokens >= self._working.start) & (tokens < self._working.stop)
-            columns = torch.where(inside, tokens - self._working.start, len(self._working))
-            state.seen[row, columns] = True
+    def _mark(self, seen: Tensor, tokens: Tensor) -> None:
+        """Tokens [B, N] become seen ids of their rows. A value that comes from the host could not be captured."""
+        columns = tokens - self._working.start
+        is_outside = (columns < 0) | (columns >= len(self._working))
+        seen.scatter_(1, columns.masked_fill(is_outside, len(self._working)), True)
 
     def choose(self, logits: Tensor, state: RowState, step: int | Tensor, *, record: bool = False) -> Choice:
         """logits [B, local vocabulary] of new token number `step` → chosen tokens, the same on every shard."""
@@ -109,7 +109,7 @@ class Sampler:
         scores = self._add_noise(scores, state, step)
         choice = self._best(scores, logits, own, record)
         if state.seen is not None:
-            self._mark(state, torch.arange(len(logits), device=self._device), choice.tokens)
+            self._mark(state.seen, choice.tokens[:, None])
         return choice
 
     def _add_noise(self, scores: Tensor, state: RowState, step: int | Tensor) -> Tensor:
@@ -174,14 +174,15 @@ class Sampler:
             noise = self._add_noise(torch.zeros_like(scores), state, index)
             surely = possibly = torch.full_like(scores, -_INFINITY)[:, :1]
             if self._sampling.filters:
-                surely = torch.minimum(_threshold(scores, self._sampling, -mass) + slack, scores.amax())
+                surely = torch.minimum(_highest_excluded(scores, self._sampling, -mass) + slack, scores.amax())
                 possibly = _threshold(scores, self._sampling, mass) - slack
             best = (scores + noise).masked_fill(scores < surely, -_INFINITY).amax()
             own = scores[0, token]
             margin = best - (own + noise[0, token]) if own >= possibly[0, 0] else torch.full_like(own, _INFINITY)
             margins.append(margin.clamp_min(0.0))
             scales.append(scale)
-            self._mark(state, torch.zeros(1, dtype=torch.long, device=scores.device), token[None])
+            if state.seen is not None:
+                self._mark(state.seen, token[None, None])
         logprobs = logits.log_softmax(1).gather(1, tokens[:, None])[:, 0]
         return Judgement(torch.stack(margins), torch.stack(scales), logprobs, scale_of(logits))
 
@@ -215,12 +216,17 @@ def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
     if sampling.top_p < 1:
         kept = scores.masked_fill(scores < threshold, -_INFINITY)
         ordered, _ = kept.sort(dim=1, descending=True)
-        before = ordered.softmax(dim=1).cumsum(dim=1) - ordered.softmax(dim=1)
-        inside = before < sampling.top_p + slack
-        inside[:, 0] = True
-        last = inside.sum(dim=1, keepdim=True) - 1
+        # In float64, as CUDA may add up a lone row's in another order each time.
+        probabilities = ordered.softmax(dim=1, dtype=torch.float64)
+        inside = probabilities.cumsum(dim=1) - probabilities < sampling.top_p + slack
+        last = (inside.sum(dim=1, keepdim=True) - 1).clamp_min(0)
         threshold = torch.maximum(threshold, ordered.gather(1, last))
     return threshold
+
+
+def _highest_excluded(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
+    """[B, 1]: the highest score that they do not let through."""
+    return scores.masked_fill(scores >= _threshold(scores, sampling, slack), -_INFINITY).amax(1, keepdim=True)
 
 
 def gumbel_noise(keys: Tensor, positions: Tensor, ids: Tensor) -> Tensor:

@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING
 from gpt_parallel.engine.events import EventPipe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gpt_parallel.result import RankReport
+    from gpt_parallel.spec import Job
+
+    Run = Callable[[Job, int, Path, EventPipe], RankReport]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], run: "Run | None" = None) -> int:
+    """`run` makes the report of the job; by default a rank's."""
     os.umask(0o077)  # for the files of the run
     directory, descriptor, parent, *cores = arguments
     end_with_parent()
@@ -35,27 +41,28 @@ def main(arguments: list[str]) -> int:
     rank = int(os.environ["RANK"])
     with (Path(directory) / f"rank_{rank}.stacks").open("wb") as stacks:
         faulthandler.register(signal.SIGUSR1, stacks)
-        return _report(Path(directory), rank, pinned, pipe)
+        return _report(Path(directory), rank, pinned, pipe, run or _run_rank)
 
 
-def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe) -> int:
+def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe, run: "Run") -> int:
     try:
-        pipe.deliver(_run(directory, rank, pinned, pipe))
+        pipe.enter("start")
+        # Imported here, so that without a server torch's threads are made after the process is pinned.
+        from gpt_parallel.spec import Job
+
+        job = Job.model_validate_json((directory / "job.json").read_bytes())
+        report = run(job, rank, directory, pipe)
+        pipe.deliver(report.model_copy(update={"cores": pinned, "host": platform.node()}))
     except BaseException as error:
         pipe.fail(error)
         return 1
     return 0
 
 
-def _run(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe) -> "RankReport":
-    pipe.enter("start")
-    # Imported here, so that without a server torch's threads are made after the process is pinned.
+def _run_rank(job: "Job", rank: int, directory: Path, pipe: EventPipe) -> "RankReport":
     from gpt_parallel.engine.rank import run_job
-    from gpt_parallel.spec import Job
 
-    job = Job.model_validate_json((directory / "job.json").read_bytes())
-    report = run_job(job, rank, int(os.environ["LOCAL_RANK"]), str(directory / "store"), pipe)
-    return report.model_copy(update={"cores": pinned, "host": platform.node()})
+    return run_job(job, rank, int(os.environ["LOCAL_RANK"]), str(directory / "store"), pipe)
 
 
 def end_with_parent() -> None:

@@ -179,14 +179,16 @@ def _resolve_decode(settings: Settings, device: str, crowded: bool) -> Literal["
 
 
 def _check_attention(settings: Settings, device: str) -> AttentionChoice:
-    if settings.attention == "efficient" and device == "cpu":
+    if settings.attention in ("efficient", "cudnn") and device == "cpu":
         raise SpecError(
-            "attention 'efficient' is a CUDA kernel; on CPU use 'auto' or 'flash', whose kernel there keeps no "
-            "tokens × tokens matrix either"
+            f"attention {settings.attention!r} is a CUDA kernel; on CPU use 'auto' or 'flash', whose kernel there "
+            "keeps no tokens × tokens matrix either"
         )
-    if settings.attention == "flash" and device == "cuda" and _resolve_dtype(settings, device) == "float32":
+    is_float32 = device == "cuda" and _resolve_dtype(settings, device) == "float32"
+    if settings.attention in ("flash", "cudnn") and is_float32:
         raise SpecError(
-            "attention 'flash' has no float32 kernel on CUDA; use dtype bfloat16 or float16, or 'efficient'"
+            f"attention {settings.attention!r} has no float32 kernel on CUDA; use dtype bfloat16 or float16, "
+            "or 'efficient'"
         )
     return settings.attention
 

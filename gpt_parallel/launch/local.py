@@ -21,9 +21,10 @@ from gpt_parallel.launch.fork_server import ForkedProcess, ForkServerError, Proc
 from gpt_parallel.launch.run_directory import create_private, run_directory
 from gpt_parallel.launch.watch import MissedDeadlineError, Observer, OnPhase, WatchedRank, watch
 from gpt_parallel.result import RankReport
-from gpt_parallel.spec import Job, RunSpec
+from gpt_parallel.spec import Job, JobKind, RunSpec
 
 WORKER = "gpt_parallel.engine.worker"
+JUDGE = "gpt_parallel.judge.worker"
 _LOGGER = logging.getLogger("gpt_parallel")
 
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
@@ -110,7 +111,7 @@ def _launch(
         with create_private(directory / "job.json") as file:
             file.write(job.model_dump_json().encode())
         for rank in range(spec.mesh.size):
-            ranks.append(_start(rank, spec, directory, cores))
+            ranks.append(_start(JUDGE if job.kind == JobKind.JUDGE else WORKER, rank, spec, directory, cores))
         try:
             if watch(ranks, spec.execution.timeout_s, entered, observer):
                 return tuple(rank.report for rank in ranks if rank.report)
@@ -125,7 +126,7 @@ def _launch(
             _stop(ranks)
 
 
-def _start(rank: int, spec: RunSpec, directory: Path, cores: Sequence[int]) -> WatchedRank:
+def _start(module: str, rank: int, spec: RunSpec, directory: Path, cores: Sequence[int]) -> WatchedRank:
     read_end, write_end = os.pipe()
     log = directory / f"rank_{rank}.log"
     arguments = [str(directory)]
@@ -133,7 +134,7 @@ def _start(rank: int, spec: RunSpec, directory: Path, cores: Sequence[int]) -> W
         arguments.append(",".join(map(str, spec.execution.cores_of(rank, cores))))
     try:
         with create_private(log) as output:
-            process = fork_server.start(WORKER, arguments, _environment(rank, spec), output, write_end)
+            process = fork_server.start(module, arguments, _environment(rank, spec), output, write_end)
     except BaseException:
         os.close(read_end)
         raise

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gpt_parallel.report.compare import Row
-from gpt_parallel.table import four_digits, text_table
+from gpt_parallel.table import NOT_REPEATABLE, four_digits, text_table
 
 NOTHING = "–"
 Cells = dict[Any, Any]  # a row of the frame
@@ -56,7 +56,7 @@ _RESULTS = (
     Column("× transformers", _times("times_transformers"), text_heading="× trans-\nformers"),
     Column("TTFT", _milliseconds("ttft_p50_s"), " ms"),
     Column("TPOT", _milliseconds("tpot_p50_s"), " ms"),
-    Column("verified", lambda row: _shown(row["verified"], str), is_text=True),
+    Column("verified", lambda row: _shown(row["verified"], str) + _changing(row), is_text=True),
     Column("latency mean", _milliseconds("latency_mean_s"), " ms"),
     Column("latency p50", _milliseconds("latency_p50_s"), " ms"),
     Column("latency p90", _milliseconds("latency_p90_s"), " ms"),
@@ -163,6 +163,10 @@ def duration(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{four_digits(seconds * factor)} {unit}"
     return f"{four_digits(seconds * 1e9)} ns"
+
+
+def _changing(row: Cells) -> str:
+    return "" if pd.isna(row["repeatable"]) or row["repeatable"] else NOT_REPEATABLE
 
 
 def _marks(row: Cells) -> str:

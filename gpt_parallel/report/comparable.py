@@ -17,6 +17,11 @@ _SAME = {
 }
 # A change of these may be what is being judged, so it is told and not refused.
 _TOLD = {"torch": "torch", "linear layers": "linear", "attention": "attention", "decoding": "decode"}
+_TOLD_IF_KNOWN = {
+    "attention kernels of prefill": "attention_prefill",
+    "attention kernels of decode": "attention_decode",
+    "judge": "judge",
+}
 
 
 def why_unproved(summary: CaseSummary | None, side: str) -> str | None:
@@ -48,5 +53,11 @@ def differences(before: CaseSummary | None, after: CaseSummary | None) -> list[s
     """What a reader should know of two runs that do compare."""
     if before is None or after is None:
         return []
-    pairs = {what: (getattr(before, name), getattr(after, name)) for what, name in _TOLD.items()}
-    return [f"base and head differ in {what}: {old} and {new}" for what, (old, new) in pairs.items() if old != new]
+    pairs = {what: (getattr(before, name), getattr(after, name)) for what, name in {**_TOLD, **_TOLD_IF_KNOWN}.items()}
+    told = [
+        f"base and head differ in {what}: {old} and {new}"
+        for what, (old, new) in pairs.items()
+        if old != new and not (what in _TOLD_IF_KNOWN and None in (old, new))
+    ]
+    sides = (("base", before.why_not_repeatable), ("head", after.why_not_repeatable))
+    return told + [f"{side} is not repeatable: {why}" for side, why in sides if why]

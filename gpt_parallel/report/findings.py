@@ -142,6 +142,10 @@ def _marks(cases: Sequence[CaseSummary]) -> list[str]:
         )
     if same:
         found.append(f"Degenerate (the same mesh as an earlier strategy): {', '.join(same)}.")
+    for why in dict.fromkeys(case.why_not_repeatable for case in cases):
+        if why:
+            names = ", ".join(_name(case) for case in cases if case.why_not_repeatable == why)
+            found.append(f"Not repeatable ({why}): {names}.")
     if shared:
         found.append(f"Shared (another run used the same devices; slower than alone): {', '.join(shared)}.")
     return found

@@ -65,6 +65,8 @@ COLUMNS = (
     "rounds",
     "launches",
     "verified",
+    "judge",
+    "repeatable",
     "oversubscribed",
     "shared",
     "degenerate",
@@ -78,7 +80,7 @@ _COUNTS = (
     *("latency_samples", "ttft_samples", "tpot_samples"),
     *("max_resident_bytes", "max_proportional_bytes", "max_reserved_bytes", "gpu_memory_used_bytes"),
 )
-_FLAGS = ("oversubscribed", "shared", "degenerate")
+_FLAGS = ("repeatable", "oversubscribed", "shared", "degenerate")
 
 
 def to_frame(runs: Sequence[SavedRun]) -> pd.DataFrame:
@@ -125,7 +127,8 @@ def _row(
 _AS_THEY_ARE = (
     *("engine", "strategy", "num_gpus", "mesh", "model", "weights", "dtype", "workload", "batch_size"),
     *("device_name", "cpu", "num_cores", "hostname"),
-    *("throughput_tok_s", "throughput_per_gpu_tok_s", "verified", "oversubscribed", "shared", "degenerate"),
+    *("throughput_tok_s", "throughput_per_gpu_tok_s", "verified", "judge", "repeatable"),
+    *("oversubscribed", "shared", "degenerate"),
 )
 
 

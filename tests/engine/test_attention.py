@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
 from gpt_parallel.engine import rank
-from gpt_parallel.engine.attention import attention_kernel
+from gpt_parallel.engine.attention import attend, attention_kernel, kernels_of, noting_kernels
+from gpt_parallel.result import AttentionKernels
 from gpt_parallel.spec import ExecutionSpec, Job
 from tests.factories import run_spec
 
 
-def execution(attention):
-    return ExecutionSpec(device="cpu", dtype="float32", backend="gloo", attention=attention)
+def execution(attention, device="cpu"):
+    return ExecutionSpec(device=device, dtype="float32", backend="gloo", attention=attention)
 
 
 def enabled():
@@ -20,6 +21,7 @@ def enabled():
         SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled(),
         SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled(),
         SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled(),
+        SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled(),
     }
 
 
@@ -29,6 +31,7 @@ def enabled():
         ("flash", {SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION}),
         ("efficient", {SDPBackend.EFFICIENT_ATTENTION}),
         ("math", {SDPBackend.MATH}),
+        ("cudnn", {SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION}),
     ],
 )
 def test_only_the_chosen_kernels_are_allowed_meanwhile(choice, kernels):
@@ -41,11 +44,33 @@ def test_only_the_chosen_kernels_are_allowed_meanwhile(choice, kernels):
     assert enabled() == before
 
 
-def test_auto_leaves_the_choice_to_torch():
+def test_auto_leaves_the_choice_to_torch_on_a_cpu():
     before = enabled()
 
     with attention_kernel(execution("auto")):
         assert enabled() == before
+
+
+def test_auto_never_lets_torch_take_cudnn_on_cuda():
+    """Its results do not repeat. Only the switches are looked at, which a machine without a GPU has too."""
+    assert enabled()[SDPBackend.CUDNN_ATTENTION], "torch may take it unless it is told not to"
+
+    with attention_kernel(execution("auto", device="cuda")):
+        assert enabled() == {kernel: kernel != SDPBackend.CUDNN_ATTENTION for kernel in enabled()}
+
+
+def test_the_kernels_that_ran_are_told():
+    q, k, v = (torch.randn(3, 2, 9, 8) for _ in range(3))
+    with attention_kernel(execution("math")), noting_kernels() as noted:
+        attend(q, k, v, is_causal=True)
+    assert kernels_of(noted) == AttentionKernels(prefill="math", decode=None)
+
+    with noting_kernels() as noted:
+        attend(q, k, v, is_causal=True)
+        attend(q[:, :, :1], k, v)
+        with attention_kernel(execution("math")):
+            attend(q[:, :, :1], k, v)
+    assert kernels_of(noted) == AttentionKernels(prefill="flash", decode="flash+math")
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -1,14 +1,13 @@
-"""What is kept of a pass: nothing that is not a number, and the first token that changed."""
+"""What is kept of a pass: nothing that is not a number, and the tokens that changed."""
 
 import pytest
 import torch
 
 from gpt_parallel.engine.events import LostPeerError
 from gpt_parallel.engine.generate import Batch, Event
-from gpt_parallel.engine.records import check_own_logits, first_change, token_records
+from gpt_parallel.engine.records import changed_tokens, check_own_logits, token_records
 from gpt_parallel.engine.sampling import Choice
-from gpt_parallel.result import TokenChange
-from gpt_parallel.spec import Request
+from gpt_parallel.spec import Request, RequestTokens
 from tests.factories import token_record
 
 NAN, INF = float("nan"), float("inf")
@@ -41,9 +40,13 @@ def test_who_only_heard_of_logits_that_are_not_finite_leaves_the_word_to_the_oth
         token_records(one_batch([[1.0, 1.0, own]], logprobs=[[-1.0, -1.0, NAN]]))
 
 
-def test_the_first_change_is_the_earliest_step_of_the_lowest_request():
+def test_a_round_tells_the_tokens_that_it_did_not_repeat():
     records = [token_record(7, (1, 2, 3)), token_record(5, (1, 2, 3)), token_record(6, (1, 2, 3))]
-    tokens = {5: (1, 8, 3), 6: (1, 2, 9), 7: (1, 9, 9)}
 
-    assert first_change(records, tokens) == TokenChange(request_id=5, position=1, token=8, recorded=2)
-    assert first_change(records, {5: (1, 2, 3), 6: (1, 2, 3), 7: (1, 2, 3)}) is None
+    changed = changed_tokens(records, {5: (1, 8, 3), 6: (1, 2, 3), 7: (1, 9, 9)})
+
+    assert set(changed) == {
+        RequestTokens(request_id=5, tokens=(1, 8, 3)),
+        RequestTokens(request_id=7, tokens=(1, 9, 9)),
+    }
+    assert changed_tokens(records, {5: (1, 2, 3), 6: (1, 2, 3), 7: (1, 2, 3)}) == ()

@@ -147,10 +147,12 @@ def test_ranks_beyond_the_cores_are_oversubscribed(gpus, monkeypatch):
 
 def test_attention_kernels_that_a_device_has_not_are_refused(gpus):
     assert devices.resolve_execution(smoke(device="cpu", attention="flash"), 1).attention == "flash"
-    with pytest.raises(SpecError, match="attention 'efficient' is a CUDA kernel; on CPU use 'auto' or 'flash'"):
-        devices.resolve_execution(smoke(device="cpu", attention="efficient"), 1)
+    for kernel in ("efficient", "cudnn"):
+        with pytest.raises(SpecError, match=f"attention '{kernel}' is a CUDA kernel; on CPU use 'auto' or 'flash'"):
+            devices.resolve_execution(smoke(device="cpu", attention=kernel), 1)
     gpus((9, 0))
     assert devices.resolve_execution(smoke(attention="efficient", dtype="float32"), 1).attention == "efficient"
-    assert devices.resolve_execution(smoke(attention="flash"), 1).attention == "flash"
-    with pytest.raises(SpecError, match="attention 'flash' has no float32 kernel on CUDA"):
-        devices.resolve_execution(smoke(attention="flash", dtype="float32"), 1)
+    for kernel in ("flash", "cudnn"):
+        assert devices.resolve_execution(smoke(attention=kernel), 1).attention == kernel
+        with pytest.raises(SpecError, match=f"attention '{kernel}' has no float32 kernel on CUDA"):
+            devices.resolve_execution(smoke(attention=kernel, dtype="float32"), 1)

@@ -1,0 +1,105 @@
+"""What given tokens are worth, by the logits before each of them: transformers' filters, and our noise on top."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from gpt_parallel.judge.noise import gumbel
+from gpt_parallel.result import TokenScore
+from gpt_parallel.spec import Request, SamplingSpec
+
+_ROUNDING = 2.0**-22  # of a float32 sum and of its terms, relative
+_INFINITY = float("inf")
+
+
+def score(
+    logits: Tensor, request: Request, tokens: Sequence[int], sampling: SamplingSpec, tolerance: float
+) -> TokenScore:
+    """Judge `tokens` by logits [N, V], float32, of the positions before each of them.
+
+    `tolerance` is relative to the scale of a position's scores. A filter's edge may lie that much elsewhere in the run
+    that chose the tokens: they may lie that much outside, and only scores that much inside count as the best.
+    """
+    prefixes = _prefixes(request.prompt_ids, tokens, logits.device)
+    chosen = torch.tensor(tokens, device=logits.device)[:, None]
+    scores: Tensor = _processors(sampling)(prefixes, logits)  # type: ignore[arg-type]
+    scales = _scale(scores)
+    slack = tolerance * scales[:, None]
+    surely, possibly = _edges(scores, prefixes, sampling, slack)
+    noise: Tensor | float = 0.0
+    if not sampling.greedy:
+        positions = range(len(request.prompt_ids), len(request.prompt_ids) + len(tokens))
+        noise = gumbel(sampling.seed, request.request_id, positions, logits.shape[1], logits.device)
+    totals = scores.double() + noise
+    best = totals.masked_fill(scores < surely, -_INFINITY).amax(1)
+    own = totals.gather(1, chosen)[:, 0]
+    margins = (best - own - _ROUNDING * (best.abs() + own.abs())).clamp_min(0.0)
+    is_possible = (scores.gather(1, chosen) >= possibly)[:, 0]
+    logprobs = logits.double().log_softmax(1).gather(1, chosen)[:, 0]
+    return TokenScore(
+        request_id=request.request_id,
+        margins=tuple(m if fits else None for m, fits in zip(margins.tolist(), is_possible.tolist(), strict=True)),
+        scales=tuple(scales.tolist()),
+        logprobs=tuple(logprobs.tolist()),
+        logit_scales=tuple(_scale(logits).tolist()),
+    )
+
+
+def _scale(values: Tensor) -> Tensor:
+    """[N, V] → [N]: highest − mean + largest |value| / 8, as `TokenRecord` describes."""
+    return (values.max(1).values - values.mean(1) + values.abs().max(1).values / 8).clamp(min=1e-6)
+
+
+def _prefixes(prompt: Sequence[int], tokens: Sequence[int], device: torch.device) -> Tensor:
+    """What stands before each token, one row each [N, L]; short rows repeat the prompt's first id, which is in them."""
+    rows = [[*prompt, *tokens[:index]] for index in range(len(tokens))]
+    return torch.tensor([row + [prompt[0]] * (len(rows[-1]) - len(row)) for row in rows], device=device)
+
+
+def _processors(sampling: SamplingSpec) -> LogitsProcessorList:
+    """Penalty and temperature, in the order in which `generate` applies them."""
+    processors: list[LogitsProcessor] = []
+    if sampling.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if not sampling.greedy:
+        processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    return LogitsProcessorList(processors)
+
+
+def _edges(scores: Tensor, prefixes: Tensor, sampling: SamplingSpec, slack: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest scores [N, 1] that pass top-k and top-p for sure, and possibly, if scores are off by `slack` [N, 1].
+
+    What passes for sure lies above all that is kept out, and what passes possibly not far below the last that is kept.
+    """
+    if sampling.greedy or (sampling.top_k == 0 and sampling.top_p >= 1):
+        none = torch.full_like(slack, -_INFINITY)
+        return none, none
+    surely, possibly = [], []
+    for index, own in enumerate(slack.flatten().tolist()):
+        row, prefix = scores[index : index + 1], prefixes[index : index + 1]
+        mass = min(own / 8, 0.1)  # errors of many logits cancel in a sum of probabilities
+        is_out = _filter(row, prefix, sampling, -mass) == -_INFINITY
+        surely.append(torch.minimum(row.masked_fill(~is_out, -_INFINITY).amax(1) + own, row.amax(1)))
+        kept = _filter(row, prefix, sampling, mass)
+        possibly.append(kept.masked_fill(kept == -_INFINITY, _INFINITY).amin(1) - own)
+    return torch.stack(surely), torch.stack(possibly)
+
+
+def _filter(scores: Tensor, prefix: Tensor, sampling: SamplingSpec, mass: float) -> Tensor:
+    """[1, V] → [1, V]: −inf for what top-k and top-p keep out, with `mass` more of the probability."""
+    filters: list[LogitsProcessor] = []
+    if sampling.top_k > 0:
+        filters.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1 and (share := max(sampling.top_p + mass, 0.0)) < 1:
+        filters.append(TopPLogitsWarper(share))
+    kept: Tensor = LogitsProcessorList(filters)(prefix, scores)  # type: ignore[arg-type]
+    return kept
