@@ -34,7 +34,12 @@ _NEED_TENSORS = {
     *(_aten.where.self, _aten.where.Scalar, _aten.where.ScalarOther, _aten.where.ScalarSelf),
     *(_aten.index_put.default, _aten.index_put_.default, _aten.masked_scatter.default),
 }
-_SYNCHRONISE = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.masked_select.default}
+_SYNCHRONISE = {
+    _aten.item.default,
+    _aten._local_scalar_dense.default,
+    _aten.nonzero.default,
+    _aten.masked_select.default,
+}
 
 
 class NotCapturableError(RuntimeError):
