@@ -225,8 +225,11 @@ def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
 
 
 def _highest_excluded(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
-    """[B, 1]: the highest score that they do not let through."""
-    return scores.masked_fill(scores >= _threshold(scores, sampling, slack), -_INFINITY).amax(1, keepdim=True)
+    """[B, 1]: the highest score that they do not let through, or would not if it tied a little worse."""
+    excluded = scores.masked_fill(scores >= _threshold(scores, sampling, slack), -_INFINITY).amax(1, keepdim=True)
+    if 0 < sampling.top_k < scores.shape[1]:
+        excluded = torch.maximum(excluded, scores.topk(sampling.top_k + 1, dim=1).values[:, -1:])
+    return excluded
 
 
 def gumbel_noise(keys: Tensor, positions: Tensor, ids: Tensor) -> Tensor:

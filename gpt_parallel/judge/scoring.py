@@ -88,7 +88,10 @@ def _edges(scores: Tensor, prefixes: Tensor, sampling: SamplingSpec, slack: Tens
         row, prefix = scores[index : index + 1], prefixes[index : index + 1]
         mass = min(own / 8, 0.1)  # errors of many logits cancel in a sum of probabilities
         is_out = _filter(row, prefix, sampling, -mass) == -_INFINITY
-        surely.append(torch.minimum(row.masked_fill(~is_out, -_INFINITY).amax(1) + own, row.amax(1)))
+        excluded = row.masked_fill(~is_out, -_INFINITY).amax(1)
+        if 0 < sampling.top_k < row.shape[1]:  # those that tie with the last one are kept, and need not be
+            excluded = torch.maximum(excluded, row.topk(sampling.top_k + 1).values[:, -1])
+        surely.append(torch.minimum(excluded + own, row.amax(1)))
         kept = _filter(row, prefix, sampling, mass)
         possibly.append(kept.masked_fill(kept == -_INFINITY, _INFINITY).amin(1) - own)
     return torch.stack(surely), torch.stack(possibly)
