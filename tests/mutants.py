@@ -80,6 +80,51 @@ def change_a_timed_round():
     rank.consume = unfaithful
 
 
+def _in_the_second_round(prepare):
+    """Have an error strike in that round alone: `prepare` gives what makes it and what takes it back."""
+    from gpt_parallel.engine.rank import Rank
+
+    def timed(self, index, *arguments):
+        if index != 1:
+            return round_(self, index, *arguments)
+        mend = prepare()
+        try:
+            return round_(self, index, *arguments)
+        finally:
+            mend()
+
+    round_ = Rank._round
+    Rank._round = timed
+
+
+def attend_to_one_key_fewer_in_a_timed_round():
+    from gpt_parallel.engine import gpt2
+
+    attend = gpt2.attend
+
+    def prepare():
+        decode_without_the_first_key()
+        return lambda: setattr(gpt2, "attend", attend)
+
+    _in_the_second_round(prepare)
+
+
+def choose_the_twin_in_a_timed_round():
+    """Of two vocabulary ids with the same weights, as some checkpoints in a test have them, the other one."""
+    from gpt_parallel.engine import rank
+
+    changed_tokens = rank.changed_tokens
+
+    def prepare():
+        def twins(records, tokens):
+            return changed_tokens(records, {key: tuple(token ^ 1 for token in own) for key, own in tokens.items()})
+
+        rank.changed_tokens = twins
+        return lambda: setattr(rank, "changed_tokens", changed_tokens)
+
+    _in_the_second_round(prepare)
+
+
 def _only_rank_1_of_several():
     return os.environ["RANK"] == "1"
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gpt_parallel.case import summarise
 from gpt_parallel.launch import local
 from gpt_parallel.settings import make_settings
 from gpt_parallel.suite import Suite
+from gpt_parallel.table import render_table
 from gpt_parallel.verifier import VerificationError
 from tests import mutants
 from tests.processes import environment
@@ -78,6 +80,46 @@ def test_a_timed_round_with_other_tokens_is_a_mismatch(suite, monkeypatch):
 
     assert "round 2, rank 0: request 0, new token 0: got" in str(failure.value)
     assert failure.value.verification.repeatable is False
+
+
+@pytest.mark.parametrize("strategy", ["pure_data_parallel", "tensor_data_hybrid", "pipeline_data_hybrid"])
+def test_a_mistake_in_one_timed_round_is_a_mismatch(suite, monkeypatch, strategy):
+    mutate(monkeypatch, mutants.attend_to_one_key_fewer_in_a_timed_round)
+
+    with pytest.raises(VerificationError) as failure:
+        suite.run(suite.spec(strategy, 2))
+
+    assert all(problem.startswith("round 2, rank ") for problem in failure.value.verification.problems)
+
+
+@pytest.fixture
+def twins(make_tiny_checkpoint, tmp_path):
+    """A checkpoint whose vocabulary ids 2n and 2n + 1 have the same weights: which one is chosen is chance."""
+    from safetensors.torch import load_file, save_file
+
+    directory = make_tiny_checkpoint(tmp_path / "twins", n_layer=2, n_head=4, head_size=16, vocab_size=64)
+    weights = load_file(directory / "model.safetensors")
+    table = weights["transformer.wte.weight"]
+    table[1::2] = table[::2]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@pytest.mark.parametrize("judge", ["transformers", "engine"])
+@pytest.mark.parametrize("num_gpus", [1, 2])
+def test_a_round_that_does_not_repeat_but_is_right_is_a_tie(make_suite, twins, monkeypatch, judge, num_gpus):
+    mutate(monkeypatch, mutants.choose_the_twin_in_a_timed_round)
+    suite = make_suite(model=str(twins), judge=judge)
+
+    result = suite.run(suite.spec("pure_data_parallel", num_gpus))
+
+    assert (result.verification.status, result.verification.repeatable) == ("tie", False)
+    assert {tie.round for tie in result.verification.ties} == {2}
+    assert len(result.verification.ties) == 4
+    assert result.figures.throughput_tok_s > 0
+    shown = render_table([summarise([result])])
+    assert "tie‡" in shown
+    assert "‡ timed rounds chose other tokens than the recorded pass, all right within rounding" in shown
 
 
 def test_a_mismatch_fails_the_case_and_saves_no_timing(tmp_path):
