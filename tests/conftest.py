@@ -10,7 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
 def pytest_configure(config):
     # What the judge has proved for one test it need not prove for another; the user's own verdicts stay out of it.
-    os.environ["GPT_PARALLEL_CACHE"] = str(config.cache.mkdir("gpt_parallel"))
+    if hasattr(config, "cache"):  # not with -p no:cacheprovider
+        os.environ["GPT_PARALLEL_CACHE"] = str(config.cache.mkdir("gpt_parallel"))
 
 
 def pytest_collection_modifyitems(items):

@@ -169,13 +169,13 @@ class Sampler:
             scores = self._scores(logits[index : index + 1], state)
             scale = scale_of(scores)[0]
             slack = float(tolerance * scale)
-            # Errors of many logits cancel in a sum of probabilities.
-            mass = min(slack / 8, 0.1)
+            # Where two scores are off by half of it in opposite directions, the probability of one is by a quarter.
+            mass = min(slack / 4, 0.25)
             noise = self._add_noise(torch.zeros_like(scores), state, index)
             surely = possibly = torch.full_like(scores, -_INFINITY)[:, :1]
             if self._sampling.filters:
-                surely = torch.minimum(_highest_excluded(scores, self._sampling, -mass) + slack, scores.amax())
-                possibly = _threshold(scores, self._sampling, mass) - slack
+                surely = _highest_excluded(scores, self._sampling, -mass) + slack
+                possibly = _threshold(scores, _widened(self._sampling, scores, slack), mass) - slack
             best = (scores + noise).masked_fill(scores < surely, -_INFINITY).amax()
             own = scores[0, token]
             margin = best - (own + noise[0, token]) if own >= possibly[0, 0] else torch.full_like(own, _INFINITY)
@@ -222,6 +222,14 @@ def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
         last = (inside.sum(dim=1, keepdim=True) - 1).clamp_min(0)
         threshold = torch.maximum(threshold, ordered.gather(1, last))
     return threshold
+
+
+def _widened(sampling: SamplingSpec, scores: Tensor, slack: float) -> SamplingSpec:
+    """With a top-k that lets pass what lies so little below [1, V]: what ties in one run may not in another."""
+    if not 0 < sampling.top_k < scores.shape[1]:
+        return sampling
+    last = scores.topk(sampling.top_k, dim=1).values[:, -1:]
+    return sampling.model_copy(update={"top_k": int((scores >= last - slack).sum())})
 
 
 def _highest_excluded(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:

@@ -86,23 +86,27 @@ def _edges(scores: Tensor, prefixes: Tensor, sampling: SamplingSpec, slack: Tens
     surely, possibly = [], []
     for index, own in enumerate(slack.flatten().tolist()):
         row, prefix = scores[index : index + 1], prefixes[index : index + 1]
-        mass = min(own / 8, 0.1)  # errors of many logits cancel in a sum of probabilities
-        is_out = _filter(row, prefix, sampling, -mass) == -_INFINITY
+        # Where two scores are off by half the slack in opposite directions, the probability of one is by a quarter.
+        mass = min(own / 4, 0.25) if sampling.top_p < 1 else 0.0
+        top_k = sampling.top_k if 0 < sampling.top_k < row.shape[1] else 0
+        is_out = _filter(row, prefix, top_k, sampling.top_p - mass) == -_INFINITY
         excluded = row.masked_fill(~is_out, -_INFINITY).amax(1)
-        if 0 < sampling.top_k < row.shape[1]:  # those that tie with the last one are kept, and need not be
-            excluded = torch.maximum(excluded, row.topk(sampling.top_k + 1).values[:, -1])
-        surely.append(torch.minimum(excluded + own, row.amax(1)))
-        kept = _filter(row, prefix, sampling, mass)
+        if top_k:  # what ties in one run may not in another, so top-k may keep one more or one fewer
+            last, beyond = row.topk(top_k + 1).values[0, -2:]
+            excluded = torch.maximum(excluded, beyond)
+            top_k = int((row >= last - own).sum())
+        surely.append(excluded + own)
+        kept = _filter(row, prefix, top_k, sampling.top_p + mass)
         possibly.append(kept.masked_fill(kept == -_INFINITY, _INFINITY).amin(1) - own)
     return torch.stack(surely), torch.stack(possibly)
 
 
-def _filter(scores: Tensor, prefix: Tensor, sampling: SamplingSpec, mass: float) -> Tensor:
-    """[1, V] → [1, V]: −inf for what top-k and top-p keep out, with `mass` more of the probability."""
+def _filter(scores: Tensor, prefix: Tensor, top_k: int, top_p: float) -> Tensor:
+    """[1, V] → [1, V]: −inf for what the filters keep out; 0 and 1 are no filters."""
     filters: list[LogitsProcessor] = []
-    if sampling.top_k > 0:
-        filters.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1 and (share := max(sampling.top_p + mass, 0.0)) < 1:
-        filters.append(TopPLogitsWarper(share))
+    if top_k > 0:
+        filters.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        filters.append(TopPLogitsWarper(max(top_p, 0.0)))
     kept: Tensor = LogitsProcessorList(filters)(prefix, scores)  # type: ignore[arg-type]
     return kept

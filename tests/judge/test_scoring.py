@@ -90,6 +90,21 @@ def test_a_token_at_the_edge_is_allowed_and_not_asked_for(gap):
     assert judge(rows, (9,), temperature=1.0, top_k=2).margins[0] is not None
 
 
+def test_ties_that_only_one_run_has_are_allowed_for():
+    """In bfloat16 8 and 9 may tie: top-k 2 then keeps three, of which 7 has less than half of the probability."""
+    two = logits_of({7: 1.05, 8: 1.0, 9: 0.9})
+    assert judge(two, (8,), temperature=0.1, top_k=2, top_p=0.5).margins == (None,), "7 has 0.62 of what is kept"
+    three = logits_of({7: 1.05, 8: 1.0, 9: 1.0 - 1e-4})
+    assert judge(three, (8,), temperature=0.1, top_k=2, top_p=0.5).margins[0] is not None, "7 may have 0.45"
+
+
+def test_a_best_token_that_may_be_the_second_in_another_run_is_not_asked_for():
+    """With top-k 1 whichever of the two is kept is chosen, whatever the noise."""
+    rows = logits_of({7: 1.0, 8: 1.0 - 1e-4})
+
+    assert set(margins_of_two(rows, top_k=1)) == {(0.0, 0.0)}
+
+
 def test_a_token_well_inside_the_filters_is_asked_for():
     """The second of two that are kept, where its noise makes it the best: who keeps one fewer would not choose it."""
     margins = list(margins_of_two(logits_of({7: 1.0, 8: 0.9}), top_k=2))
