@@ -105,7 +105,8 @@ def _print(result: RunResult, profile: str | None) -> None:
     if check.status == "skipped":
         print("not verified (--no-verify)")
     else:
-        print(f"verified: {check.status}, {check.tokens_compared} tokens compared with a single-device run")
+        proved = "" if check.judge == "engine" else f", which {check.judge} has proved"
+        print(f"verified: {check.status}, {check.tokens_compared} tokens compared with a single-device run{proved}")
 
 
 @contextmanager
