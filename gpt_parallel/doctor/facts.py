@@ -39,7 +39,7 @@ class DriverFacts(Frozen):
 
 
 class TorchFacts(Frozen):
-    """The installed torch by its package's metadata. `cuda` is what it is built for; None: a CPU build."""
+    """The installed torch. `build` says what it is built for; `cuda` too, if that is CUDA."""
 
     version: str
     build: str

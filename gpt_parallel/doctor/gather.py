@@ -12,6 +12,7 @@ from gpt_parallel import __version__
 from gpt_parallel.doctor.facts import DirectoryFacts, Facts, ModelFacts, TorchFacts
 from gpt_parallel.doctor.gpus import gather_gpus
 from gpt_parallel.launch.devices import available_cores, cpu_name
+from gpt_parallel.launch.torch_build import torch_build
 from gpt_parallel.models import ARCHITECTURES, has_published_weights, resolve_model
 from gpt_parallel.problems import SpecError
 
@@ -48,29 +49,11 @@ def gather_facts(output_dir: Path) -> Facts:
 
 
 def gather_torch() -> TorchFacts | None:
-    """By metadata alone: importing torch costs seconds, and memory in every rank's parent."""
-    try:
-        installed = version("torch")
-    except PackageNotFoundError:
+    build = torch_build()
+    if build is None:
         return None
-    _, _, local = installed.partition("+")
-    if local == "cpu":
-        return TorchFacts(version=installed, build="CPU")
-    if local.startswith("rocm"):
-        return TorchFacts(version=installed, build=local.replace("rocm", "ROCm "))
-    cuda = _cuda_of(local)
-    if cuda is None:
-        return TorchFacts(version=installed, build="CPU")
-    return TorchFacts(version=installed, build=f"CUDA {cuda[0]}.{cuda[1]}", cuda=cuda, nccl=_wheel_version("nccl"))
-
-
-def _cuda_of(local: str) -> tuple[int, int] | None:
-    """From "cu128", else from the CUDA libraries that torch's wheel asks for."""
-    if match := re.fullmatch(r"cu(\d+)(\d)", local):
-        return int(match[1]), int(match[2])
-    runtime = _wheel_version("cuda-runtime")
-    parts = runtime.split(".") if runtime else []
-    return (int(parts[0]), int(parts[1])) if len(parts) > 1 and all(map(str.isdigit, parts[:2])) else None
+    nccl = _wheel_version("nccl") if build.kind == "CUDA" else None
+    return TorchFacts(version=build.version, build=str(build), cuda=build.cuda, nccl=nccl)
 
 
 def _wheel_version(library: str) -> str | None:

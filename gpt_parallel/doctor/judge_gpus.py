@@ -19,7 +19,7 @@ def judge_gpus(facts: Facts, device: str) -> list[Finding]:
     found = [_of_gpu(gpu) for gpu in facts.gpus]
     if device == "cpu":
         return [*found, Finding(topic="CUDA", level="note", text="runs use CPU cores, as was asked for")]
-    if torch is not None and torch.cuda is None:
+    if torch is not None and torch.cuda is None and torch.build != "unknown":
         return [
             *found,
             Finding(

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from gpt_parallel.launch.launcher import parse_launcher
+from gpt_parallel.launch.torch_build import torch_build
 from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import Settings
 from gpt_parallel.spec import AttentionChoice, Dtype, ExecutionSpec
@@ -33,11 +33,9 @@ def available_cores() -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def cuda_devices() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that a rank would see, CUDA_VISIBLE_DEVICES honoured; none with a CPU build of torch."""
-    try:
-        if version("torch").endswith("+cpu"):
-            return ()
-    except PackageNotFoundError:
+    """The NVIDIA GPUs that a rank would see, CUDA_VISIBLE_DEVICES honoured; none with a torch not built for CUDA."""
+    build = torch_build()
+    if build is None or build.kind not in ("CUDA", "unknown"):
         return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     with open_nvml() as nvml:

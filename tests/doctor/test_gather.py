@@ -2,7 +2,6 @@
 
 import os
 from collections import namedtuple
-from importlib.metadata import PackageNotFoundError
 
 import psutil
 import pynvml
@@ -10,6 +9,7 @@ import pytest
 
 from gpt_parallel.doctor import gather
 from gpt_parallel.doctor.gpus import gather_gpus
+from gpt_parallel.launch.torch_build import TorchBuild
 
 Memory = namedtuple("Memory", "total free")
 Process = namedtuple("Process", "pid usedGpuMemory")
@@ -118,52 +118,30 @@ def test_a_driver_that_fails_is_a_fact(nvml, answers, is_absent):
     assert driver.is_absent == is_absent
 
 
-@pytest.fixture
-def packages(monkeypatch):
-    def install(requirements=(), **versions):
-        versions = {name.replace("_", "-"): number for name, number in versions.items()}
-
-        def version(name):
-            if name not in versions:
-                raise PackageNotFoundError(name)
-            return versions[name]
-
-        monkeypatch.setattr(gather, "version", version)
-        monkeypatch.setattr(gather, "requires", lambda name: list(requirements))
-
-    return install
-
-
 NVIDIA = ("numpy", "nvidia-cuda-runtime-cu12==12.8.90; platform_system == 'Linux'", "nvidia-nccl-cu12==2.27.3; x")
 
 
 @pytest.mark.parametrize(
-    ("requirements", "versions", "build", "cuda", "nccl"),
+    ("build", "shown", "cuda", "nccl"),
     [
-        ((), {"torch": "2.13.0+cpu"}, "CPU", None, None),
-        (NVIDIA, {"torch": "2.13.0+cpu", "nvidia_cuda_runtime_cu12": "12.8.90"}, "CPU", None, None),
-        ((), {"torch": "2.13.0"}, "CPU", None, None),
-        ((), {"torch": "2.13.0+rocm6.4"}, "ROCm 6.4", None, None),
-        ((), {"torch": "2.13.0+cu128"}, "CUDA 12.8", (12, 8), None),
-        (NVIDIA, {"torch": "2.13.0+cu128", "nvidia_nccl_cu12": "2.27.3"}, "CUDA 12.8", (12, 8), "2.27.3"),
-        (
-            NVIDIA,
-            {"torch": "2.13.0", "nvidia_cuda_runtime_cu12": "12.8.90", "nvidia_nccl_cu12": "2.27.3"},
-            *("CUDA 12.8", (12, 8), "2.27.3"),
-        ),
-        (NVIDIA, {"torch": "2.13.0"}, "CPU", None, None),
+        (TorchBuild("2.13.0+cpu", "CPU"), "CPU", None, None),
+        (TorchBuild("2.13.0+rocm6.4", "ROCm", "6.4.1"), "ROCm 6.4.1", None, None),
+        (TorchBuild("2.11.0", "CUDA", "13.0"), "CUDA 13.0", (13, 0), "2.27.3"),
+        (TorchBuild("2.13.0", "unknown"), "unknown", None, None),
     ],
 )
-def test_torch_is_known_by_its_metadata(packages, requirements, versions, build, cuda, nccl):
-    packages(requirements, **versions)
+def test_torch_is_told_with_its_build(monkeypatch, build, shown, cuda, nccl):
+    monkeypatch.setattr(gather, "torch_build", lambda: build)
+    monkeypatch.setattr(gather, "requires", lambda name: list(NVIDIA))
+    monkeypatch.setattr(gather, "version", {"nvidia-nccl-cu12": "2.27.3"}.__getitem__)
 
     found = gather.gather_torch()
 
-    assert (found.version, found.build, found.cuda, found.nccl) == (versions["torch"], build, cuda, nccl)
+    assert (found.version, found.build, found.cuda, found.nccl) == (build.version, shown, cuda, nccl)
 
 
-def test_no_torch(packages):
-    packages()
+def test_no_torch(monkeypatch):
+    monkeypatch.setattr(gather, "torch_build", lambda: None)
 
     assert gather.gather_torch() is None
 

@@ -4,6 +4,7 @@ import pynvml
 import pytest
 
 from gpt_parallel.launch import devices
+from gpt_parallel.launch.torch_build import TorchBuild
 from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
 
@@ -14,9 +15,9 @@ UUIDS = ("GPU-aaaa1111", "GPU-aabb2222", "GPU-cccc3333")
 def gpus(monkeypatch):
     """gpus(capabilities) makes this a machine with a CUDA build of torch and so many GPUs."""
 
-    def machine(*capabilities, torch="2.13.0"):
+    def machine(*capabilities, torch="CUDA"):
         devices.cuda_devices.cache_clear()
-        monkeypatch.setattr(devices, "version", lambda name: torch)
+        monkeypatch.setattr(devices, "torch_build", lambda: TorchBuild("2.13.0", torch))
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(capabilities))
@@ -117,8 +118,9 @@ def test_visible_devices_are_read_as_cuda_reads_them(gpus, monkeypatch, visible,
     assert [gpu.uuid for gpu in devices.cuda_devices()] == [UUIDS[index] for index in expected]
 
 
-def test_a_cpu_build_of_torch_uses_no_gpu(gpus):
-    gpus((9, 0), torch="2.13.0+cpu")
+@pytest.mark.parametrize("build", ["CPU", "ROCm"])
+def test_a_torch_that_is_not_built_for_cuda_uses_no_gpu(gpus, build):
+    gpus((9, 0), torch=build)
 
     assert devices.default_preset() == "cpu"
     with pytest.raises(SpecError, match="no CUDA GPU is usable here"):
@@ -137,7 +139,7 @@ def test_no_driver_is_no_gpu(gpus, monkeypatch):
 
 
 def test_ranks_beyond_the_cores_are_oversubscribed(gpus, monkeypatch):
-    gpus(torch="2.13.0+cpu")
+    gpus(torch="CPU")
     monkeypatch.setattr(devices, "available_cores", lambda: (0, 1, 2, 3))
 
     assert not devices.resolve_execution(smoke(), 4).oversubscribed
