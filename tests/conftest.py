@@ -1,11 +1,23 @@
-"""What the tests share: a deadline for each, and tiny checkpoints written by transformers."""
+"""What the tests share: CPU ranks whatever the machine has, a deadline for each, and tiny checkpoints.
+
+A test that is marked `cuda(n=2)` sees the machine's GPUs, and is skipped where there are fewer than so many. No other
+test sees any, so that it tests the same everywhere; those that fake GPUs make them visible themselves.
+"""
 
 import os
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
+from gpt_parallel.launch.devices import cuda_devices
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+USERS_OWN = "GPT_PARALLEL_TEST_VISIBLE_DEVICES"  # what the user had that say, or "all"; pytest-xdist hands it on
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
+os.environ.setdefault(USERS_OWN, os.environ.get(VISIBLE, "all"))
+os.environ[VISIBLE] = ""
 
 
 def pytest_configure(config):
@@ -14,8 +26,38 @@ def pytest_configure(config):
         os.environ["GPT_PARALLEL_CACHE"] = str(config.cache.mkdir("gpt_parallel"))
 
 
+@contextmanager
+def _users_gpus():
+    """With the GPUs that the user lets us see."""
+    cuda_devices.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ[USERS_OWN] == "all":
+            patch.delenv(VISIBLE)
+        else:
+            patch.setenv(VISIBLE, os.environ[USERS_OWN])
+        yield
+    cuda_devices.cache_clear()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Around all of a test's fixtures too."""
+    with _users_gpus() if item.get_closest_marker("cuda") else nullcontext():
+        return (yield)
+
+
+def _skip_without_gpus(item, mark):
+    with _users_gpus():
+        count = len(cuda_devices())
+    needed = mark.kwargs["n"]
+    if count < needed:
+        item.add_marker(pytest.mark.skip(reason=f"needs {needed} NVIDIA GPU(s), {count} can be used here"))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        if mark := item.get_closest_marker("cuda"):
+            _skip_without_gpus(item, mark)
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(240))
 

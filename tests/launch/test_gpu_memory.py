@@ -18,6 +18,7 @@ from gpt_parallel.engine.mesh import Mesh
 from gpt_parallel.engine.sampling import Sampler
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.gpu_memory import GpuMemoryError, check_gpu_memory, deal, needs
+from gpt_parallel.launch.torch_build import TorchBuild
 from gpt_parallel.model_spec import Architecture, ModelSpec
 from gpt_parallel.models import ARCHITECTURES
 from gpt_parallel.settings import make_settings
@@ -54,7 +55,7 @@ def machine(monkeypatch):
         }.items():
             monkeypatch.setattr(pynvml, name, answer)
 
-    monkeypatch.setattr(devices, "version", lambda name: "2.13.0")
+    monkeypatch.setattr(devices, "torch_build", lambda: TorchBuild("2.13.0", "CUDA", "13.0"))
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
     yield make
