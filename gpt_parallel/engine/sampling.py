@@ -216,8 +216,8 @@ def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
     if sampling.top_p < 1:
         kept = scores.masked_fill(scores < threshold, -_INFINITY)
         ordered, _ = kept.sort(dim=1, descending=True)
-        # In float64, as CUDA may add up a lone row's in another order each time.
-        probabilities = ordered.softmax(dim=1, dtype=torch.float64)
+        # CUDA may add up a lone row's in another order each time, which float64 keeps from the tokens.
+        probabilities = ordered.softmax(dim=1, dtype=torch.float64 if ordered.is_cuda else None)
         inside = probabilities.cumsum(dim=1) - probabilities < sampling.top_p + slack
         last = (inside.sum(dim=1, keepdim=True) - 1).clamp_min(0)
         threshold = torch.maximum(threshold, ordered.gather(1, last))
