@@ -2,7 +2,7 @@ import pytest
 
 from gpt_parallel.case import percentile, summarise
 from gpt_parallel.measure import figures
-from gpt_parallel.result import Environment, RunResult, Verification
+from gpt_parallel.result import AttentionKernels, Environment, RunResult, Verification
 from gpt_parallel.spec import MeshSpec
 from tests.factories import rank_report, round_report, run_spec
 
@@ -101,6 +101,30 @@ def test_a_case_is_the_median_of_its_launches_which_stay_apart():
 
 def test_one_launch_with_ties_makes_the_case_a_tie():
     assert summarise([launch(1.0), launch(1.0, "tie")]).verified == "tie"
+
+
+@pytest.mark.parametrize(
+    ("launches", "expected"), [((True, True), True), ((True, False), False), ((None, True), True), ((None, None), None)]
+)
+def test_a_case_repeats_if_all_its_launches_do(launches, expected):
+    results = []
+    for repeatable in launches:
+        verification = Verification(status="exact", repeatable=repeatable, judge="engine")
+        results.append(launch(1.0).model_copy(update={"verification": verification}))
+
+    assert summarise(results).repeatable is expected
+    assert summarise(results).judge == "engine"
+
+
+def test_kernels_of_all_ranks_are_told():
+    """The second stage's and the first's; one may have no layers."""
+    kernels = [AttentionKernels(prefill="flash", decode="flash+math"), AttentionKernels(prefill="efficient"), None]
+    result = launch(1.0)
+    ranks = tuple(result.ranks[0].model_copy(update={"attention": own}) for own in kernels)
+
+    row = summarise([result.model_copy(update={"ranks": ranks})])
+
+    assert (row.attention_prefill, row.attention_decode) == ("efficient+flash", "flash+math")
 
 
 def test_the_workload_digest_changes_with_the_work():

@@ -34,3 +34,34 @@ def test_what_figures_do_not_hold_for_is_marked(mark, name):
     assert f" 2{mark} " in text
     assert f"\n{mark} {name}: " in text
     assert mark not in render_table([summary()])
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"attention_prefill": "flash", "attention_decode": "cudnn"}, "--gpt-attention flash repeats"),
+        ({"attention_decode": "flash", "backend": "nccl", "tp": 2}, "NCCL_ALGO=^NVLS does without it"),
+        ({}, "docs/design.md lists what may not repeat"),
+    ],
+)
+def test_what_does_not_repeat_is_marked_with_what_does(changes, remedy):
+    text = render_table([summary(), summary(num_gpus=2, verified="tie", repeatable=False, **changes)])
+
+    assert "   tie‡\n" in text
+    assert "\n‡ timed rounds chose other tokens" in text
+    assert remedy in text
+    assert "‡" not in render_table([summary(repeatable=True)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "caption"),
+    [
+        ({"judge": "transformers 5.24.0"}, "verified against one device, proved by transformers 5.24.0"),
+        ({"judge": "engine"}, "verified against one device, which nobody else has proved (judge: engine)"),
+        ({"attention_prefill": "flash", "attention_decode": "math"}, "attention: flash in prefill, math in decode"),
+        ({"attention_decode": "math"}, "attention: – in prefill, math in decode"),
+    ],
+)
+def test_who_judged_and_which_kernels_attended_are_told(changes, caption):
+    assert caption in render_table([summary(**changes)]).splitlines()
+    assert not any(word in render_table([summary()]) for word in ("against one device", "attention"))

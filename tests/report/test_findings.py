@@ -113,6 +113,15 @@ def test_unverified_and_ties_are_said(findings):
     assert "Every token" not in text
 
 
+def test_cases_that_do_not_repeat_are_named_with_what_does(findings):
+    changing = {"verified": "tie", "repeatable": False, "attention_decode": "cudnn"}
+    text = findings(case("dp", 1, 100.0), case("dp", 2, 90.0, **changing), case("tp", 2, 9.0, **changing))
+
+    (line,) = [line for line in text.splitlines() if "Not repeatable" in line]
+    assert "cuDNN's attention does not repeat: --gpt-attention flash repeats" in line
+    assert line.rstrip(".").endswith("): dp on 2 devices, tp on 2 devices")
+
+
 def test_what_did_not_run_is_said_with_its_reason(findings):
     entries = [
         {"case": "a", "outcome": "skipped", "reason": "needs 8 GPUs"},

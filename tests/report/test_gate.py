@@ -241,6 +241,21 @@ def test_what_may_explain_a_change_is_told(saved):
     assert not any("\x1b" in text for text in shown)
 
 
+def test_a_run_that_does_not_repeat_and_another_judge_are_told(saved):
+    changing = {"verified": "tie", "repeatable": False, "attention_prefill": "cudnn", "attention_decode": "cudnn"}
+    base = document(bench("a", STEADY, judge="transformers 5.24.0", attention_prefill="flash"))
+
+    result, _ = judged(saved, base, document(bench("a", STEADY, judge="engine", **changing)))
+
+    assert result.exit_code == 0
+    assert result.notes == [
+        "base and head differ in attention kernels of prefill: flash and cudnn",
+        "base and head differ in judge: transformers 5.24.0 and engine",
+        "head is not repeatable: timed rounds chose other tokens than the recorded pass, all right within rounding; "
+        "cuDNN's attention does not repeat: --gpt-attention flash repeats",
+    ]
+
+
 @pytest.mark.parametrize("sides", [("full", "empty"), ("empty", "full"), ("empty", "empty")])
 def test_a_run_without_cases_is_an_error(sides, saved):
     documents = {"full": document(bench(throughputs=STEADY)), "empty": document()}
