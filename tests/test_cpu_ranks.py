@@ -65,7 +65,7 @@ def test_only_marked_tests_see_it(run, tmp_path, visible, outcome):
 
 
 def test_tests_that_run_cases_pass_beside_it(run):
-    """Some of every kind; the whole suite is run so by `PYTHONPATH=tests/fake_gpu pytest -n 2`."""
+    """Some of every kind; tests/fake_gpu/sitecustomize.py says how to run all of them so."""
     chosen = (
         "tests/test_mutations.py::test_a_mismatch_fails_the_case_and_saves_no_timing",
         "tests/test_cli.py::test_sampling_options_reach_the_ranks",

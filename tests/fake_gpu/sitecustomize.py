@@ -1,4 +1,6 @@
-"""A machine that seems to have a GPU; tests that mean CPU ranks pass on it: `PYTHONPATH=tests/fake_gpu pytest -n 2`.
+"""A machine that seems to have a GPU. Tests that mean CPU ranks pass on it as elsewhere:
+
+    PYTHONPATH=tests/fake_gpu pytest -n 2 -m "not slow and not cuda"
 
 Python imports this file by itself as it starts, so every process of the tests sees one GPU in NVML and a torch that is
 built for CUDA. Nothing can run on it.

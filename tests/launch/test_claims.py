@@ -19,6 +19,7 @@ from gpt_parallel.spec import ExecutionSpec
 HOLDER = """
 import subprocess, sys
 from gpt_parallel.launch.claims import claim_cores, claim_gpus
+from gpt_parallel.launch.torch_build import TorchBuild
 
 def tell(text):
     print(text, flush=True)
@@ -341,7 +342,7 @@ def machine(monkeypatch, gpus):
     machine = Machine()
     devices.cuda_devices.cache_clear()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices, "version", lambda name: "2.13.0")
+    monkeypatch.setattr(devices, "torch_build", lambda: TorchBuild("2.13.0", "CUDA", "13.0"))
     for name, answer in {
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
