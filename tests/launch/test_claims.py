@@ -13,13 +13,13 @@ import pytest
 
 from gpt_parallel.launch import claims, devices
 from gpt_parallel.launch.claims import claim_cores, claim_devices, claim_gpus, memory_given_back
+from gpt_parallel.launch.torch_build import TorchBuild
 from gpt_parallel.problems import SpecError
 from gpt_parallel.spec import ExecutionSpec
 
 HOLDER = """
 import subprocess, sys
 from gpt_parallel.launch.claims import claim_cores, claim_gpus
-from gpt_parallel.launch.torch_build import TorchBuild
 
 def tell(text):
     print(text, flush=True)
