@@ -1,6 +1,7 @@
 """What given tokens are worth, by the logits before each of them: transformers' filters, and our noise on top."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from gpt_parallel.spec import Request, SamplingSpec
 
 _ROUNDING = 2.0**-22  # of a float32 sum and of its terms, relative
 _INFINITY = float("inf")
+_AT_ONCE = 64  # positions whose scores, noise and filters are in memory together
 
 
 def score(
@@ -29,29 +31,43 @@ def score(
     `tolerance` is relative to the scale of a position's scores. A filter's edge may lie that much elsewhere in the run
     that chose the tokens: they may lie that much outside, and only scores that much inside count as the best.
     """
-    prefixes = _prefixes(request.prompt_ids, tokens, logits.device)
-    chosen = torch.tensor(tokens, device=logits.device)[:, None]
+    rows: list[_Row] = []
+    for start in range(0, len(tokens), _AT_ONCE):
+        rows += _score_some(logits[start : start + _AT_ONCE], request, tokens, start, sampling, tolerance)
+    columns = zip(*rows, strict=True)
+    return TokenScore(request_id=request.request_id, **dict(zip(_Row._fields, columns, strict=True)))
+
+
+class _Row(NamedTuple):
+    """A token's part of a `TokenScore`."""
+
+    margins: float | None
+    scales: float
+    logprobs: float
+    logit_scales: float
+
+
+def _score_some(
+    logits: Tensor, request: Request, tokens: Sequence[int], start: int, sampling: SamplingSpec, tolerance: float
+) -> list[_Row]:
+    """Of the tokens from number `start` on, as many as there are logits [N, V]."""
+    prompt, stop = request.prompt_ids, start + len(logits)
+    prefixes = _prefixes(prompt, tokens, range(start, stop), logits.device)
+    chosen = torch.tensor(tokens[start:stop], device=logits.device)[:, None]
     scores: Tensor = _processors(sampling)(prefixes, logits)  # type: ignore[arg-type]
     scales = _scale(scores)
-    slack = tolerance * scales[:, None]
-    surely, possibly = _edges(scores, prefixes, sampling, slack)
-    noise: Tensor | float = 0.0
+    surely, possibly = _edges(scores, prefixes, sampling, tolerance * scales[:, None])
+    totals = scores.double()
     if not sampling.greedy:
-        positions = range(len(request.prompt_ids), len(request.prompt_ids) + len(tokens))
-        noise = gumbel(sampling.seed, request.request_id, positions, logits.shape[1], logits.device)
-    totals = scores.double() + noise
+        positions = range(len(prompt) + start, len(prompt) + stop)
+        totals += gumbel(sampling.seed, request.request_id, positions, logits.shape[1], logits.device)
     best = totals.masked_fill(scores < surely, -_INFINITY).amax(1)
     own = totals.gather(1, chosen)[:, 0]
     margins = (best - own - _ROUNDING * (best.abs() + own.abs())).clamp_min(0.0)
     is_possible = (scores.gather(1, chosen) >= possibly)[:, 0]
     logprobs = logits.double().log_softmax(1).gather(1, chosen)[:, 0]
-    return TokenScore(
-        request_id=request.request_id,
-        margins=tuple(m if fits else None for m, fits in zip(margins.tolist(), is_possible.tolist(), strict=True)),
-        scales=tuple(scales.tolist()),
-        logprobs=tuple(logprobs.tolist()),
-        logit_scales=tuple(_scale(logits).tolist()),
-    )
+    allowed = [m if fits else None for m, fits in zip(margins.tolist(), is_possible.tolist(), strict=True)]
+    return list(map(_Row, allowed, scales.tolist(), logprobs.tolist(), _scale(logits).tolist()))
 
 
 def _scale(values: Tensor) -> Tensor:
@@ -59,9 +75,9 @@ def _scale(values: Tensor) -> Tensor:
     return (values.max(1).values - values.mean(1) + values.abs().max(1).values / 8).clamp(min=1e-6)
 
 
-def _prefixes(prompt: Sequence[int], tokens: Sequence[int], device: torch.device) -> Tensor:
+def _prefixes(prompt: Sequence[int], tokens: Sequence[int], numbers: range, device: torch.device) -> Tensor:
     """What stands before each token, one row each [N, L]; short rows repeat the prompt's first id, which is in them."""
-    rows = [[*prompt, *tokens[:index]] for index in range(len(tokens))]
+    rows = [[*prompt, *tokens[:number]] for number in numbers]
     return torch.tensor([row + [prompt[0]] * (len(rows[-1]) - len(row)) for row in rows], device=device)
 
 

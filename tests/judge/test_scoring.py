@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gpt_parallel.engine.sampling import Sampler
+from gpt_parallel.judge import scoring
 from gpt_parallel.judge.scoring import score
 from gpt_parallel.spec import Request, SamplingSpec
 from tests.engine.test_sampling import SHAPE, VOCABULARY, Alone
@@ -140,3 +141,16 @@ def test_both_judges_think_the_same(seed, sampling):
     assert ours.scales == pytest.approx(theirs.scales.tolist(), rel=1e-5)
     assert ours.logprobs == pytest.approx(theirs.logprobs.tolist(), rel=1e-5)
     assert ours.logit_scales == pytest.approx(theirs.logit_scales.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.7, "repetition_penalty": 1.3}], ids=str)
+def test_long_generations_are_scored_in_pieces(monkeypatch, sampling):
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(17, VOCABULARY, generator=generator)
+    tokens = torch.randint(VOCABULARY, (17,), generator=generator).tolist()
+    at_once = judge(logits, tokens, **sampling)
+
+    monkeypatch.setattr(scoring, "_AT_ONCE", 5)
+
+    assert judge(logits, tokens, **sampling) == at_once
+    assert len(at_once.margins) == 17
