@@ -290,7 +290,7 @@ def test_what_is_counted_of_a_prompt_pass_is_there_in_a_real_one(seed, dtype):
 
     with torch.inference_mode():
         generator = Generator(model, mesh, collectives, sampler, deal_lanes(spec.workload, mesh))
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
             list(generator.run(record=True))
 
     memory = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
