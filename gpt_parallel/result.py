@@ -56,7 +56,7 @@ class TokenRecord(Frozen):
     """A request's generated tokens, each with its log-probability and the scale of its step's logits.
 
     Log-probabilities are of the model's raw distribution, natural log. The scale is what errors are measured against:
-    highest logit − mean + largest |logit| / 8.
+    highest logit − mean + largest |logit| / 3.
     """
 
     request_id: NonNegativeInt

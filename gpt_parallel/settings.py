@@ -82,7 +82,7 @@ class Settings(Frozen):
     attention: AttentionChoice = Field(
         "auto",
         description="attention kernel: flash, math, on CUDA efficient and cudnn (which does not repeat), "
-        "or auto: the fastest that repeats",
+        "or auto: torch's choice among those that repeat",
     )
     decode: Literal["auto", "eager", "graph"] = Field(
         "auto", description="how tokens are decoded on CUDA: as captured graphs (auto) or one kernel at a time (eager)"
@@ -111,7 +111,7 @@ class Settings(Frozen):
     verify: bool = Field(True, description="compare every token with those of a single-device run")
     judge: Literal["transformers", "engine"] = Field(
         "transformers",
-        description="who proves that single-device run: transformers, or engine, which takes its word for it",
+        description="who checks the single-device reference: transformers, or engine (no independent check)",
     )
     telemetry: bool = Field(True, description="read utilisation, memory, power and the devices' peak rates")
     breakdown: bool = Field(False, description="show where the time goes, by an extra pass after the timed rounds")

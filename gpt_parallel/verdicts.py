@@ -11,9 +11,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from gpt_parallel.launch.torch_build import torch_build
+from gpt_parallel.problems import SpecError
 from gpt_parallel.spec import RunSpec
 from gpt_parallel.staged import write_atomically
 from gpt_parallel.verify import TOLERANCES, Records
@@ -24,7 +26,14 @@ _MAX_KEPT = 1000
 
 
 def judge_name() -> str:
-    return f"transformers {version('transformers')}"
+    """transformers, with its version. Raises SpecError where it is not installed."""
+    try:
+        return f"transformers {version('transformers')}"
+    except PackageNotFoundError:
+        raise SpecError(
+            "transformers, which proves the single-device run, is not installed: pip install 'transformers>=5.3', "
+            "or use judge 'engine'"
+        ) from None
 
 
 def directory() -> Path:
@@ -36,20 +45,25 @@ def directory() -> Path:
 
 
 def is_kept(digest: str) -> bool:
-    with suppress(OSError):
-        return _path(digest).is_file()
+    """Whether this judge's good verdict lies there, whole."""
+    with suppress(OSError, RuntimeError, ValueError):
+        return bool(json.loads(_path(digest).read_text(encoding="utf-8")) == _verdict())
     return False
+
+
+def _verdict() -> dict[str, str]:
+    return {"judge": judge_name(), "verdict": "proved"}
 
 
 def keep(digest: str) -> None:
     """Remember a good verdict; the oldest of very many go."""
     try:
-        write_atomically(_path(digest), json.dumps({"judge": judge_name(), "verdict": "proved"}) + "\n")
+        write_atomically(_path(digest), json.dumps(_verdict()) + "\n")
         by_age = sorted(_path(digest).parent.iterdir(), key=lambda path: path.stat().st_mtime)
         for path in by_age[:-_MAX_KEPT]:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        _LOGGER.info("the judge's verdict is not kept in %s: %s", directory(), error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        _LOGGER.info("the judge's verdict is not kept: %s", error)
 
 
 def _path(digest: str) -> Path:
@@ -65,18 +79,22 @@ def digest_of(spec: RunSpec, reference: Records) -> str:
 
 
 def _parts(spec: RunSpec, reference: Records) -> Iterator[str]:
-    yield from (judge_name(), version("torch"), spec.execution.device)
+    yield from (judge_name(), str(torch_build()), version("torch"), spec.execution.device)
     yield f"{spec.execution.dtype} {TOLERANCES[spec.execution.dtype]}"
     yield spec.model.model_dump_json(include={"architecture", "weights", "seed", "key_prefix"})
     yield spec.workload.model_dump_json(include={"requests", "sampling"})
     yield from (reference[key].model_dump_json() for key in sorted(reference))
     here = Path(__file__).parent
-    code = [*sorted((here / "judge").glob("*.py")), here / "verify.py", here / "engine" / "weights.py"]
+    code = [
+        *sorted((here / "judge").glob("*.py")),
+        here / "verify.py",
+        here / "engine" / "weights.py",
+        here / "model_spec.py",
+    ]
     yield from map(_file_digest, code)
     if spec.model.weights == "checkpoint":
         assert spec.model.directory is not None
-        files = (*spec.model.files, "config.json")
-        yield from (_file_digest(Path(spec.model.directory) / name) for name in files)
+        yield from (_file_digest(Path(spec.model.directory) / name) for name in spec.model.files)
 
 
 def _file_digest(path: Path) -> str:

@@ -45,9 +45,14 @@ class Verifier:
     def __init__(self, runner: Runner, judge: str) -> None:
         self._runner = runner
         self._kind = JobKind.SCORE if judge == ENGINE else JobKind.JUDGE
-        self.judge = ENGINE if judge == ENGINE else verdicts.judge_name()
+        self._records: dict[str, Records] = {}
         self._references: dict[str, _Reference] = {}
         self._failures: dict[str, list[LaunchError]] = {}
+
+    @property
+    def judge(self) -> str:
+        """Who proves references. Raises SpecError where transformers is to, and is not installed."""
+        return ENGINE if self._kind == JobKind.SCORE else verdicts.judge_name()
 
     def reference(self, spec: RunSpec) -> Records:
         """What one device generates for this work, made and judged at the first need, and so before any timed round.
@@ -55,21 +60,23 @@ class Verifier:
         If that failed it is tried again when it is needed next, for a machine may have been busy; then no more.
         Raises LaunchError, and VerificationError if the judge refutes it.
         """
-        key = spec.single_device().model_dump_json()
+        judge, key = self.judge, spec.single_device().model_dump_json()
         failures = self._failures.setdefault(key, [])
         if key not in self._references:
             if len(failures) == _MAX_TRIES:
                 raise LaunchError(str(failures[-1]), out_of_memory=failures[-1].out_of_memory)
             try:
-                records = records_of(self._runner.generate_alone(spec))
+                if key not in self._records:
+                    self._records[key] = records_of(self._runner.generate_alone(spec))
+                records = self._records[key]
                 self._references[key] = _Reference(records, tuple(self._disproof(spec, records)))
             except LaunchError as error:
                 failures.append(error)
                 raise
         made = self._references[key]
         if made.problems:
-            verification = Verification(status="mismatch", judge=self.judge, problems=made.problems)
-            what = f"its single-device reference is not what {self.judge} computes, so nothing can be verified by it"
+            verification = Verification(status="mismatch", judge=judge, problems=made.problems)
+            what = f"its single-device reference is not what {judge} computes, so nothing can be verified by it"
             raise VerificationError(spec, verification, what)
         return made.records
 

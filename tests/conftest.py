@@ -49,7 +49,7 @@ def pytest_runtest_protocol(item):
 def _skip_without_gpus(item, mark):
     with _users_gpus():
         count = len(cuda_devices())
-    needed = mark.kwargs["n"]
+    needed = mark.kwargs.get("n", *mark.args or (1,))
     if count < needed:
         item.add_marker(pytest.mark.skip(reason=f"needs {needed} NVIDIA GPU(s), {count} can be used here"))
 

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from gpt_parallel import verdicts
 from gpt_parallel.launch import local
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.problems import SpecError
 from gpt_parallel.runner import Runner
 from gpt_parallel.settings import make_settings
 from gpt_parallel.spec import JobKind, RequestTokens
@@ -194,3 +197,68 @@ def test_a_reference_is_not_judged_by_its_own_engine(monkeypatch):
     monkeypatch.setattr(suite.runner, "score", lambda *_: [token_score()])
 
     assert suite.verifier.reference(run_spec()) == {}
+
+
+def test_transformers_that_is_not_installed_is_a_usage_error(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(verdicts, "version", version)
+    suite = smoke()  # which may never verify anything
+
+    with pytest.raises(SpecError, match=r"transformers, .* is not installed: pip install .* or use judge 'engine'"):
+        suite.run(suite.spec("pure_data_parallel", 1))
+    assert smoke(judge="engine").verifier.judge == "engine"
+
+
+@pytest.mark.parametrize("content", ["garbage{", '{"judge": "transformers 1.0", "verdict": "proved"}', '"proved"', ""])
+def test_only_a_whole_verdict_of_this_judge_counts(cache, content):
+    verdicts.keep("0" * 64)
+    assert verdicts.is_kept("0" * 64)
+    next(cache.rglob("*.json")).write_text(content)
+
+    assert not verdicts.is_kept("0" * 64)
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("GPT_PARALLEL_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(verdicts.Path, "home", home)
+
+    verdicts.keep("0" * 64)
+    assert not verdicts.is_kept("0" * 64)
+
+
+def test_a_reference_is_kept_while_its_judge_is_tried_again(cache, launched, monkeypatch):
+    suite = smoke()
+    spec = suite.spec("pure_data_parallel", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "JUDGE", "no.such.module")
+        with pytest.raises(LaunchError):
+            suite.run(spec)
+
+    assert suite.run(spec, timed=False).verification.passed
+    assert launched == ["generate", "judge", "judge"]
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [("bfloat16", -150.0), ("float16", -150.0), ("float32", -150.0)])
+@pytest.mark.parametrize("spread", [1, 4])
+def test_logits_with_a_large_offset_are_no_mismatch(make_tiny_checkpoint, tmp_path, dtype, offset, spread):
+    """As a trained GPT-2's, which half precision rounds to whole numbers; the judge has them in float32."""
+    directory = make_tiny_checkpoint(tmp_path / "model", n_layer=4, n_head=5, head_size=32, vocab_size=512)
+    weights = load_file(directory / "model.safetensors")
+    table, bias = weights["transformer.wte.weight"], weights["transformer.ln_f.bias"]
+    table[:, 0] = offset / 8  # times a bias of 8 in the last norm, and no weight
+    weights["transformer.ln_f.weight"] *= spread
+    weights["transformer.ln_f.weight"][0] = 0.0
+    bias[0] = 8.0
+    weights["transformer.h.0.ln_1.weight"][0] = 0.0
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    given = {"model": str(directory), "prompts": "random", "num_samples": 8, "prompt_tokens": 16, "max_length": 8}
+    suite = smoke(dtype=dtype, **given)
+
+    for strategy in ("pure_data_parallel", "tensor_data_hybrid", "pipeline_data_hybrid"):
+        assert suite.run(suite.spec(strategy, 2), timed=False).verification.passed

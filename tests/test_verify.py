@@ -184,3 +184,12 @@ def test_a_missing_request_is_a_mismatch():
 
     assert verification.status == "mismatch"
     assert "requests [0] are not in both" in verification.problems[0]
+
+
+@pytest.mark.parametrize("tokens", [(1, 9), (1, 2), (1, 2, 3, 4), ()])
+def test_another_number_of_tokens_is_a_mismatch_before_anything_is_scored(tokens):
+    told = (f"request 0: {len(tokens)} new tokens, the reference has 3",)
+    run = rank_report(records=(token_record(tokens=tokens),))
+
+    assert verify_tokens({0: tokens}, {0: token_record()}, "float32", pytest.fail, "engine").problems == told
+    assert verify([run], {0: token_record()}, "float32", pytest.fail, "engine").problems == told

@@ -205,7 +205,7 @@ def scale_of(logits: Tensor) -> Tensor:
 
 def _scale(highest: Tensor, largest: Tensor, mean: Tensor) -> Tensor:
     """Errors of the layers grow with how far logits spread; a common offset adds the rounding of the logits alone."""
-    return (highest - mean + largest / 8).clamp_min(1e-6)
+    return (highest - mean + largest / 3).clamp_min(1e-6)
 
 
 def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:

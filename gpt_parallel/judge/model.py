@@ -1,8 +1,11 @@
 """transformers' model of a `ModelSpec`, in float32, with weights as the run's number type holds them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
@@ -14,15 +17,23 @@ from gpt_parallel.spec import Dtype
 def load_model(spec: ModelSpec, dtype: Dtype, device: torch.device) -> Any:
     """Weights are rounded to `dtype` once; all that is computed of them is float32, so only the run rounds more."""
     common: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-    if spec.weights == "checkpoint":
-        model = GPT2LMHeadModel.from_pretrained(spec.directory, local_files_only=True, use_safetensors=True, **common)
-    else:
-        shape = spec.architecture
-        tensors = {f"transformer.{name}": random_tensor(name, shape, spec.seed) for name in shape.tensor_shapes}
-        config = GPT2Config(**shape.model_dump(), bos_token_id=0, eos_token_id=0)
-        model = GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=tensors, **common)
+    config = GPT2Config(**spec.architecture.model_dump(), bos_token_id=0, eos_token_id=0)
+    tensors = {f"transformer.{name}": tensor for name, tensor in _tensors(spec).items()}
+    model = GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=tensors, **common)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(getattr(torch, dtype)).float()
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model
+
+
+def _tensors(spec: ModelSpec) -> dict[str, Tensor]:
+    """The run's weights, whole, by Hugging Face's names: those of its very files, or seeded ones."""
+    names = spec.architecture.tensor_shapes
+    if spec.weights == "random":
+        return {name: random_tensor(name, spec.architecture, spec.seed) for name in names}
+    assert spec.directory is not None
+    stored: dict[str, Tensor] = {}
+    for file in spec.files:
+        stored |= load_file(Path(spec.directory) / file)
+    return {name: stored[spec.key_prefix + name] for name in names}

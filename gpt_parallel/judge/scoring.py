@@ -71,8 +71,8 @@ def _score_some(
 
 
 def _scale(values: Tensor) -> Tensor:
-    """[N, V] → [N]: highest − mean + largest |value| / 8, as `TokenRecord` describes."""
-    return (values.max(1).values - values.mean(1) + values.abs().max(1).values / 8).clamp(min=1e-6)
+    """[N, V] → [N]: highest − mean + largest |value| / 3, as `TokenRecord` describes."""
+    return (values.max(1).values - values.mean(1) + values.abs().max(1).values / 3).clamp(min=1e-6)
 
 
 def _prefixes(prompt: Sequence[int], tokens: Sequence[int], numbers: range, device: torch.device) -> Tensor:

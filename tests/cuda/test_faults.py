@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_parallel.launch.devices import open_nvml
+from gpt_parallel.launch.devices import cuda_devices, open_nvml
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.problems import SpecError
 from gpt_parallel.settings import make_settings
@@ -21,7 +21,7 @@ def suite(fault=None, **given):
 
 def used_bytes():
     with open_nvml() as nvml:
-        return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(0)).used
+        return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(cuda_devices()[0].uuid)).used
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def tokens(result):
 
 
 @pytest.mark.parametrize(("strategy", "num_gpus"), cases((1, 2, 4)))
-def test_all_nine_cases_share_one_gpu(strategy, num_gpus):
+def test_all_nine_cases_share_what_gpus_there_are(strategy, num_gpus):
     result = run(strategy=strategy, num_gpus=num_gpus, oversubscribe=True)
 
     assert result.verification.passed

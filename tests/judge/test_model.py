@@ -1,5 +1,7 @@
 """The judge has the run's weights, and computes what the engine computes."""
 
+import json
+
 import pytest
 import torch
 
@@ -31,6 +33,22 @@ def test_checkpoints_are_read_however_they_were_saved(tiny_checkpoint, sizes):
 
     again = load_model(resolve_model(str(tiny_checkpoint()), "checkpoint"), "float32", CPU)
     assert all(map(torch.equal, model.parameters(), again.parameters()))
+
+
+def test_only_the_files_and_sizes_of_the_run_count(tiny_checkpoint):
+    """Not another file beside them, and no field of config.json that says nothing of the architecture."""
+    directory = tiny_checkpoint(max_shard_size="20KB")
+    spec = resolve_model(str(directory), "checkpoint")
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"layer_norm_epsilon": None, "activation_function": None, "id2label": 3}
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "model.safetensors").write_bytes((tiny_checkpoint(seed=9) / "model.safetensors").read_bytes())
+    assert resolve_model(str(directory), "checkpoint") == spec
+
+    model = load_model(spec, "float32", CPU)
+
+    expected = load_model(resolve_model(str(tiny_checkpoint()), "checkpoint"), "float32", CPU)
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"])

@@ -34,7 +34,7 @@ def test_greedy_tokens_are_measured_against_the_best():
     assert scored.margins == pytest.approx((0.0, 0.5), abs=1e-5)
     logits = logits_of({7: 2.0, 8: 1.5})
     assert scored.logprobs[1] == pytest.approx(logits.log_softmax(1)[0, 8].item(), abs=1e-6)
-    assert scored.logit_scales[1] == pytest.approx((2.0 - logits.mean() + 2.0 / 8).item(), abs=1e-6)
+    assert scored.logit_scales[1] == pytest.approx((2.0 - logits.mean() + 2.0 / 3).item(), abs=1e-6)
 
 
 def test_prompt_and_earlier_tokens_are_penalised():
