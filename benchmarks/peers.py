@@ -16,10 +16,10 @@ class GptParallel:
     """The engine of this project on one device, as the main job runs it."""
 
     def __init__(self, job, checkpoint):
-        from gpt_parallel.engine.events import EventPipe
-        from gpt_parallel.engine.generate import deal_lanes
+        from gpt_parallel.engine.generation.loop import deal_lanes
+        from gpt_parallel.engine.pipe import EventPipe
         from gpt_parallel.engine.rank import Rank
-        from gpt_parallel.engine.timeline import Stopwatch
+        from gpt_parallel.engine.timing.stopwatch import Stopwatch
 
         rank = Rank(job.spec, 0, 0, "", EventPipe(os.open(os.devnull, os.O_WRONLY)))
         lanes = deal_lanes(job.spec.workload, rank._mesh)
@@ -27,8 +27,8 @@ class GptParallel:
         self._stopwatch = Stopwatch(rank._device)
 
     def run(self):
-        from gpt_parallel.engine.records import tokens_by_request
-        from gpt_parallel.engine.timeline import consume
+        from gpt_parallel.engine.generation.records import tokens_by_request
+        from gpt_parallel.engine.timing.stopwatch import consume
 
         seconds, timelines, events = consume(self._generator.run(), self._stopwatch)
         return seconds, timelines, lambda: tokens_by_request(events)
@@ -44,7 +44,7 @@ class _Batches:
         self._load(job, checkpoint)
 
     def run(self):
-        from gpt_parallel.result import BatchTimeline
+        from gpt_parallel.schema.result import BatchTimeline
 
         timelines, tokens = [], {}
         begin = time.monotonic()
@@ -64,7 +64,7 @@ class Transformers(_Batches):
         import torch
         from transformers import GPT2LMHeadModel
 
-        from gpt_parallel.engine.timeline import Stopwatch
+        from gpt_parallel.engine.timing.stopwatch import Stopwatch
 
         self._torch = torch
         self._device = torch.device(job.spec.execution.device)
@@ -180,7 +180,7 @@ def write_checkpoint(job, directory):
     """The job's model for engines that read Hugging Face directories, with a vocabulary of plain names."""
     from safetensors.torch import save_file
 
-    from gpt_parallel.engine.weights import random_tensor
+    from gpt_parallel.engine.model.random_weights import random_tensor
 
     shape, seed = job.spec.model.architecture, job.spec.model.seed
     directory.mkdir(parents=True)
@@ -219,8 +219,8 @@ def main(name, job_file, checkpoint, core):
 
     import torch
 
-    from gpt_parallel.result import RoundReport
-    from gpt_parallel.spec import Job
+    from gpt_parallel.schema.result import RoundReport
+    from gpt_parallel.schema.run import Job
 
     job, checkpoint = Job.model_validate_json(Path(job_file).read_bytes()), Path(checkpoint)
     torch.set_num_threads(job.spec.execution.cores_per_rank)

@@ -2,8 +2,9 @@
 
 Decoding reads every weight once per step, so a rank cannot be faster than its bytes ÷ its share of the bandwidth. The
 bandwidth is what all ranks' cores read at the same time, from buffers far larger than any cache, measured before and
-after each case. The formula of MBU is that of `gpt_parallel/cost.py`; the saved file also has what a result says by the
-ranks' own measure, which is briefer and after the rounds. The figures stand in docs/performance.md. CPU ranks only.
+after each case. The formula of MBU is that of `gpt_parallel/layout/cost.py`; the saved file also has what a result says
+by the ranks' own measure, which is briefer and after the rounds. The figures stand in docs/performance.md. CPU ranks
+only.
 """
 
 import os
@@ -13,8 +14,8 @@ from statistics import mean
 
 import pytest
 
-from gpt_parallel.cost import bytes_per_step, messages_per_step, num_lanes
 from gpt_parallel.launch.fork_server import server_environment
+from gpt_parallel.layout.cost import bytes_per_step, messages_per_step, num_lanes
 
 READ = """
 import os, sys, time

@@ -19,8 +19,8 @@ import pytest
 from turns import Engine, EngineError, TooSlowError, take_turns
 
 from gpt_parallel.launch.fork_server import server_environment
-from gpt_parallel.result import RankReport
-from gpt_parallel.spec import Job, JobKind
+from gpt_parallel.schema.result import RankReport
+from gpt_parallel.schema.run import Job, JobKind
 
 PEERS = Path(__file__).with_name("peers.py")
 STATIC = "transformers static + compile"

@@ -5,7 +5,7 @@ The figures stand in docs/gates.md.
 
 import pytest
 
-from gpt_parallel.report.gate import ALPHA
+from gpt_parallel.report.compare.gate import ALPHA
 from tests.simulation import ab_rates, gate_rates
 
 

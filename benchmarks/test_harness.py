@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import fork_server
-from gpt_parallel.settings import make_settings
-from gpt_parallel.strategies import cases
-from gpt_parallel.suite import Suite
+from gpt_parallel.layout.strategies import cases
 
 ROOT = Path(__file__).parent.parent
 NUM_RANKS = 4

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from gpt_parallel.report.load import load_run
 from gpt_parallel.report.render import write_report
+from gpt_parallel.report.saved_run import load_run
 from tests.factories import bench, document
 
 

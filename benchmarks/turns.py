@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from gpt_parallel.launch.local import kill_group
-from gpt_parallel.result import RoundReport
+from gpt_parallel.schema.result import RoundReport
 
 
 class EngineError(RuntimeError):

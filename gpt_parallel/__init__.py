@@ -6,27 +6,35 @@ Importing the package stays cheap (no torch, no pydantic): the pytest plugin is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpt_parallel.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from gpt_parallel.models import register_model
-    from gpt_parallel.problems import SpecError
-    from gpt_parallel.result import RunResult, load_result
-    from gpt_parallel.settings import Settings
-    from gpt_parallel.spec import RunSpec
-    from gpt_parallel.strategies import register_strategy
-    from gpt_parallel.suite import Suite
+    from gpt_parallel.base.errors import SpecError
+    from gpt_parallel.bench.result_file import load_result
+    from gpt_parallel.bench.suite import Suite
+    from gpt_parallel.inputs.models import register_model
+    from gpt_parallel.inputs.settings import Settings
+    from gpt_parallel.layout.strategies import register_strategy
+    from gpt_parallel.schema.model import Architecture
+    from gpt_parallel.schema.result import RunResult
+    from gpt_parallel.schema.run import MeshSpec, RunSpec
 
 _HOME_OF = {
-    "RunResult": "gpt_parallel.result",
-    "RunSpec": "gpt_parallel.spec",
-    "Settings": "gpt_parallel.settings",
-    "SpecError": "gpt_parallel.problems",
-    "Suite": "gpt_parallel.suite",
-    "load_result": "gpt_parallel.result",
-    "register_model": "gpt_parallel.models",
-    "register_strategy": "gpt_parallel.strategies",
+    "Architecture": "gpt_parallel.schema.model",
+    "MeshSpec": "gpt_parallel.schema.run",
+    "RunResult": "gpt_parallel.schema.result",
+    "RunSpec": "gpt_parallel.schema.run",
+    "Settings": "gpt_parallel.inputs.settings",
+    "SpecError": "gpt_parallel.base.errors",
+    "Suite": "gpt_parallel.bench.suite",
+    "load_result": "gpt_parallel.bench.result_file",
+    "register_model": "gpt_parallel.inputs.models",
+    "register_strategy": "gpt_parallel.layout.strategies",
 }
 
 __all__ = [
+    "Architecture",
+    "MeshSpec",
     "RunResult",
     "RunSpec",
     "Settings",
@@ -36,7 +44,6 @@ __all__ = [
     "register_model",
     "register_strategy",
 ]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Small valid objects for tests to vary."""
 
-from gpt_parallel.model_spec import ModelSpec
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.result import (
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.schema.model import ModelSpec
+from gpt_parallel.schema.result import (
     BatchTimeline,
     Environment,
     Figures,
@@ -14,8 +14,8 @@ from gpt_parallel.result import (
     TokenScore,
     Verification,
 )
-from gpt_parallel.spec import ExecutionSpec, MeshSpec, Request, RunSpec, WorkloadSpec
-from gpt_parallel.summary import CaseSummary, LaunchFigures
+from gpt_parallel.schema.run import ExecutionSpec, MeshSpec, Request, RunSpec, WorkloadSpec
+from gpt_parallel.schema.summary import CaseSummary, LaunchFigures
 
 
 def run_spec(**changes):

@@ -17,7 +17,7 @@ HALT = "GPT_PARALLEL_TEST_HALT"
 
 def swap_head_shards():
     """The output projection's rows of the other shard's heads."""
-    from gpt_parallel.engine import weights
+    from gpt_parallel.engine.model import weights
 
     def crossed(name, shape, shard):
         source, dimension, ranges = slices(name, shape, shard)
@@ -30,7 +30,7 @@ def swap_head_shards():
 
 
 def add_bias_on_every_rank():
-    from gpt_parallel.engine import gpt2
+    from gpt_parallel.engine.model import gpt2
 
     def finish(residual, x, projection, reduce):
         if reduce is None:
@@ -41,7 +41,7 @@ def add_bias_on_every_rank():
 
 
 def share_lane_caches():
-    from gpt_parallel.engine import generate
+    from gpt_parallel.engine.generation import loop as generate
 
     allocate = generate.Generator._allocate
 
@@ -98,7 +98,7 @@ def _in_the_second_round(prepare):
 
 
 def attend_to_one_key_fewer_in_a_timed_round():
-    from gpt_parallel.engine import gpt2
+    from gpt_parallel.engine.model import gpt2
 
     attend = gpt2.attend
 
@@ -155,7 +155,7 @@ def halt_in_a_phase():
 
     It says there who it is, and goes on when it gets SIGUSR2.
     """
-    from gpt_parallel.engine import events
+    from gpt_parallel.engine import pipe as events
 
     def halting(self, phase):
         enter(self, phase)
@@ -172,7 +172,7 @@ def halt_in_a_phase():
 
 
 def deliver_wrong_sums():
-    from gpt_parallel.engine import collectives
+    from gpt_parallel.engine.comm import collectives
 
     all_reduce = collectives.Collectives.all_reduce
     collectives.Collectives.all_reduce = lambda self, tensor: all_reduce(self, tensor) + 1
@@ -182,7 +182,7 @@ def deliver_wrong_sums():
 
 
 def decode_one_position_late():
-    from gpt_parallel.engine.gpt2 import GPT2
+    from gpt_parallel.engine.model.gpt2 import GPT2
 
     def late(self, tokens, step):
         if step.decode:
@@ -196,7 +196,7 @@ def decode_one_position_late():
 
 
 def decode_without_the_first_key():
-    from gpt_parallel.engine import gpt2
+    from gpt_parallel.engine.model import gpt2
 
     def fewer(q, k, v, *, mask=None, is_causal=False):
         if not is_causal:
@@ -208,7 +208,7 @@ def decode_without_the_first_key():
 
 
 def normalise_with_ten_epsilon():
-    from gpt_parallel.engine.gpt2 import Norm
+    from gpt_parallel.engine.model.gpt2 import Norm
 
     def ten_times(self, width, epsilon, dtype, device):
         make(self, width, 10 * epsilon, dtype, device)
@@ -218,13 +218,13 @@ def normalise_with_ten_epsilon():
 
 
 def activate_by_exact_gelu():
-    from gpt_parallel.engine import gpt2
+    from gpt_parallel.engine.model import gpt2
 
     gpt2.ACTIVATIONS["gelu_new"] = gpt2.ACTIVATIONS["gelu"]
 
 
 def _filter_by(**changes):
-    from gpt_parallel.engine import sampling
+    from gpt_parallel.engine.generation import sampling
 
     def off(scores, given, slack):
         return threshold(scores, given.model_copy(update={k: change(given) for k, change in changes.items()}), slack)
@@ -243,7 +243,7 @@ def keep_one_fewer_than_top_k():
 
 def keep_one_more_than_top_p():
     """The first token beyond the nucleus too."""
-    from gpt_parallel.engine import sampling
+    from gpt_parallel.engine.generation import sampling
 
     def off(scores, given, slack):
         nucleus = threshold(scores, given, slack)
@@ -255,7 +255,7 @@ def keep_one_more_than_top_p():
 
 
 def penalise_only_the_prompt():
-    from gpt_parallel.engine.sampling import Sampler
+    from gpt_parallel.engine.generation.sampling import Sampler
 
     def mark(self, seen, tokens):
         if tokens.shape[1] > 1:
@@ -266,7 +266,7 @@ def penalise_only_the_prompt():
 
 
 def forget_temperature():
-    from gpt_parallel.engine.sampling import Sampler
+    from gpt_parallel.engine.generation.sampling import Sampler
 
     def scores(self, logits, state):
         return true_scores(self, logits, state) * (self._sampling.temperature or 1)
@@ -276,7 +276,7 @@ def forget_temperature():
 
 
 def same_noise_for_all_requests():
-    from gpt_parallel.engine.sampling import Sampler
+    from gpt_parallel.engine.generation.sampling import Sampler
 
     def start(self, requests):
         first = [request.model_copy(update={"request_id": 0}) for request in requests]
@@ -299,7 +299,7 @@ def pytest_configure():
 
 
 def main(arguments):
-    from gpt_parallel.engine import worker
+    from gpt_parallel.engine.process import worker
 
     globals()[os.environ[VARIABLE]]()
     return worker.main(arguments)

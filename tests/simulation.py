@@ -8,10 +8,10 @@ import random
 from functools import lru_cache
 from pathlib import Path
 
-from gpt_parallel.ab import MAX_LOOKS, Block, judge
-from gpt_parallel.report.gate import decide
-from gpt_parallel.report.load import Case, SavedRun, Stats
-from gpt_parallel.report.verdicts import Rules, Verdict
+from gpt_parallel.bench.ab import MAX_LOOKS, Block, judge
+from gpt_parallel.report.compare.gate import decide
+from gpt_parallel.report.compare.verdicts import Rules, Verdict
+from gpt_parallel.report.saved_run import Case, SavedRun, Stats
 from tests.factories import stats, summary
 
 CASES = tuple(f"case-{index}" for index in range(9))

@@ -15,11 +15,11 @@ from statistics import stdev
 import pytest
 from typer.testing import CliRunner
 
-from gpt_parallel import ab, worktrees
-from gpt_parallel.ab import Block, judge
+from gpt_parallel.bench import ab, worktrees
+from gpt_parallel.bench.ab import Block, judge
 from gpt_parallel.cli import app
-from gpt_parallel.report.load import load_run
-from gpt_parallel.report.verdicts import Rules, Verdict
+from gpt_parallel.report.compare.verdicts import Rules, Verdict
+from gpt_parallel.report.saved_run import load_run
 from tests.factories import bench, document, stats, summary
 from tests.processes import environment, heed_ctrl_c
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from gpt_parallel.spec import ExecutionSpec, Request, WorkloadSpec
+from gpt_parallel.schema.run import ExecutionSpec, Request, WorkloadSpec
 from tests.factories import run_spec
 from tests.processes import environment
 

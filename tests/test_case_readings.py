@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from gpt_parallel.case import summarise
-from gpt_parallel.readings import Breakdown, Efficiency, Energy, GpuTelemetry, RankTelemetry
+from gpt_parallel.bench.summarise import summarise
+from gpt_parallel.schema.telemetry import Breakdown, Efficiency, Energy, GpuTelemetry, RankTelemetry
 from tests.factories import rank_report
 from tests.test_measure import launch
 

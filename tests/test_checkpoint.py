@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
-from gpt_parallel.models import Tokenizer, resolve_model
-from gpt_parallel.problems import SpecError
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
+from gpt_parallel.inputs.models import Tokenizer, resolve_model
 
 
 def edit_json(path, **changes):

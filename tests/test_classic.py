@@ -2,8 +2,8 @@
 
 import pytest
 
-from gpt_parallel.classic import apply_classic
-from gpt_parallel.problems import SpecError
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.inputs.option_aliases import apply_classic
 
 
 @pytest.mark.parametrize(

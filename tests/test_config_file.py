@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.cli import app
-from gpt_parallel.config_file import MAX_BYTES, read_config, sections, to_yaml
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import Settings, make_settings
+from gpt_parallel.inputs.settings import Settings, make_settings
+from gpt_parallel.inputs.yaml_file import MAX_BYTES, read_config, sections, to_yaml
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

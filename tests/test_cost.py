@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from gpt_parallel.cost import bytes_per_step, efficiency, flop_per_round, messages_per_step, num_lanes
-from gpt_parallel.engine.gpt2 import GPT2, Part
-from gpt_parallel.engine.kv_cache import KVCache, Step
-from gpt_parallel.model_spec import Architecture, ModelSpec
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.readings import PeakRates
-from gpt_parallel.result import CollectiveCount, Figures
-from gpt_parallel.spec import MeshSpec, Request, WorkloadSpec
+from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.kv_cache import KVCache, Step
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.layout.cost import bytes_per_step, efficiency, flop_per_round, messages_per_step, num_lanes
+from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.result import CollectiveCount, Figures
+from gpt_parallel.schema.run import MeshSpec, Request, WorkloadSpec
+from gpt_parallel.schema.telemetry import PeakRates
 from tests.factories import rank_report, run_spec
 
 TINY = Architecture(n_layer=3, n_head=2, n_embd=16, n_inner=48, vocab_size=50, n_positions=32)

@@ -34,7 +34,7 @@ def test_no_test_sees_a_gpu_unless_it_is_marked():
 
 
 def test_the_fake_is_taken_for_a_gpu(run):
-    code = "from gpt_parallel.launch import devices; print(devices.default_preset(), devices.cuda_devices())"
+    code = "from gpt_parallel.inputs import execution as e; print(e.default_preset(), e.cuda_devices())"
 
     assert run("-c", code).stdout.startswith("xl (Gpu(name='NVIDIA fake of an H100'")
     assert run("-c", code, CUDA_VISIBLE_DEVICES="").stdout == "cpu ()\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpt_parallel import register_model, register_strategy
-from gpt_parallel.models import ARCHITECTURES, has_published_weights, resolve_model
-from gpt_parallel.problems import SpecError
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.inputs.models import ARCHITECTURES, has_published_weights, resolve_model
 from tests.test_plugin import run_pytest
 
 GUIDE = Path(__file__).parent.parent / "docs" / "extending.md"
@@ -40,15 +40,15 @@ def shape():
 
 @pytest.fixture(autouse=True)
 def _nothing_stays(monkeypatch):
-    monkeypatch.setattr("gpt_parallel.models.ARCHITECTURES", dict(ARCHITECTURES))
-    monkeypatch.setattr("gpt_parallel.models._REPOSITORIES", {})
+    monkeypatch.setattr("gpt_parallel.inputs.models.ARCHITECTURES", dict(ARCHITECTURES))
+    monkeypatch.setattr("gpt_parallel.inputs.models._REPOSITORIES", {})
 
 
 def test_a_registered_model_has_random_weights_or_those_of_its_repository(shape, monkeypatch, tiny_checkpoint):
     register_model("mine", shape)
     register_model("fetched", shape, ("me/mine",))
     asked = []
-    monkeypatch.setattr("gpt_parallel.models._cached", lambda repositories: asked.append(repositories))
+    monkeypatch.setattr("gpt_parallel.inputs.models._cached", lambda repositories: asked.append(repositories))
 
     assert resolve_model("mine", "auto").weights == "random"
     assert not has_published_weights("mine")

@@ -12,17 +12,17 @@ from typing import NamedTuple
 import pytest
 
 from gpt_parallel import load_result
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.suite import InjectedFaultError, Suite
+from gpt_parallel.bench.verifier import VerificationError
+from gpt_parallel.inputs.settings import Settings, make_settings
 from gpt_parallel.launch import fork_server, watch
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.problems import SpecError
-from gpt_parallel.report.comparable import why_unproved
+from gpt_parallel.report.compare.comparable import why_unproved
 from gpt_parallel.report.findings import _verification
-from gpt_parallel.report.load import ReportError, load_run
-from gpt_parallel.result import Figures, Verification
-from gpt_parallel.settings import Settings, make_settings
-from gpt_parallel.spec import FaultSpec
-from gpt_parallel.suite import InjectedFaultError, Suite
-from gpt_parallel.verifier import VerificationError
+from gpt_parallel.report.saved_run import ReportError, load_run
+from gpt_parallel.schema.result import Figures, Verification
+from gpt_parallel.schema.run import FaultSpec
 from tests.factories import bench, document, summary
 from tests.processes import environment, ranks_alive
 from tests.test_cli import SMOKE, run_cli

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from gpt_parallel.journal import Finished, Journal, make_header
-from gpt_parallel.pytest_session import SessionKeeper
-from gpt_parallel.report.load import load_run
-from gpt_parallel.settings import make_settings
+from gpt_parallel.bench.journal import Finished, Journal, make_header
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.pytest_plugin.session_keeper import SessionKeeper
+from gpt_parallel.report.saved_run import load_run
 from tests.factories import run_result, run_spec
 from tests.halting import ROOT, SMOKE, benchmarks, halting, journal, report, run
 

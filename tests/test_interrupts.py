@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from gpt_parallel import interrupts
-from gpt_parallel.interrupts import DEAF_S, end_in_peace, heed_interrupts, heed_one_interrupt, uninterrupted
+from gpt_parallel.base import signals as interrupts
+from gpt_parallel.base.signals import DEAF_S, end_in_peace, heed_interrupts, heed_one_interrupt, uninterrupted
 
 DEFAULTS = {
     signal.SIGINT: signal.default_int_handler,
@@ -101,7 +101,7 @@ def test_python_s_own_ways_come_back_when_an_interrupted_process_goes_on():
     """As one does that has called `pytest.main`."""
     code = """
 import signal, time
-from gpt_parallel.interrupts import end_in_peace, heed_interrupts, heed_one_interrupt
+from gpt_parallel.base.signals import end_in_peace, heed_interrupts, heed_one_interrupt
 
 heed_one_interrupt()
 try:

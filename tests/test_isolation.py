@@ -16,21 +16,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt_parallel import runner
-from gpt_parallel.case import summarise
+from gpt_parallel.base.atomic_files import write_atomically
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.escaping import slug
+from gpt_parallel.bench import runner
+from gpt_parallel.bench.environment import RECORDED_VARIABLES, describe_environment
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.cli.common import make_writable
-from gpt_parallel.environment import RECORDED_VARIABLES, describe_environment
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import claims, fork_server, local, run_directory
 from gpt_parallel.launch.claims import claim_cores
-from gpt_parallel.problems import SpecError
-from gpt_parallel.report.load import load_run
+from gpt_parallel.layout.strategies import STRATEGIES, Strategy
 from gpt_parallel.report.render import write_report
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import FaultSpec, MeshSpec
-from gpt_parallel.staged import write_atomically
-from gpt_parallel.strategies import STRATEGIES, Strategy
-from gpt_parallel.suite import Suite
-from gpt_parallel.text import slug
+from gpt_parallel.report.saved_run import load_run
+from gpt_parallel.schema.run import FaultSpec, MeshSpec
 from tests import mutants
 from tests.factories import bench, document, rank_report, run_result, run_spec
 from tests.processes import environment, ranks_alive

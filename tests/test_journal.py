@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from gpt_parallel.journal import Finished, Header, Journal, JournalError
-from gpt_parallel.problems import SpecError
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.journal import Finished, Header, Journal, JournalError
 from tests.factories import run_result, run_spec, summary
 
 HEADER = Header(settings={"model": "gpt2-nano", "seed": 0}, machine={"hostname": "here"})
@@ -253,7 +253,7 @@ def test_a_header_that_was_cut_off_is_written_anew(path, num_bytes, resume):
 
 
 def test_a_file_that_is_too_large_for_a_journal_is_not_read(path, monkeypatch):
-    monkeypatch.setattr("gpt_parallel.journal.MAX_BYTES", 100)
+    monkeypatch.setattr("gpt_parallel.bench.journal.MAX_BYTES", 100)
     path.write_bytes(b"x" * 101)
 
     with pytest.raises(SpecError, match="larger than 100 bytes, the most that is read; --force starts over"):

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt_parallel.engine.linear import can_pack
-from gpt_parallel.prompts import read_prompts
-from gpt_parallel.settings import make_settings
-from gpt_parallel.strategies import cases
-from gpt_parallel.suite import CUSTOM, Suite
+from gpt_parallel.bench.suite import CUSTOM, Suite
+from gpt_parallel.engine.model.linear import can_pack
+from gpt_parallel.inputs.prompts import read_prompts
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.layout.strategies import cases
 from tests.engine.test_parity import generate_with_transformers
 
 NUM_LAYERS, WIDTH, BATCH_SIZE = 5, 5 * 16, 2

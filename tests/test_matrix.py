@@ -11,17 +11,17 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.journal import Finished, Journal, JournalError, make_header
+from gpt_parallel.bench.matrix import Cell, Matrix, make_cells
+from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli import app
 from gpt_parallel.cli.matrix_progress import MatrixProgress, clock_time
-from gpt_parallel.journal import Finished, Journal, JournalError, make_header
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.gpu_memory import GpuMemoryError
-from gpt_parallel.matrix import Cell, Matrix, make_cells
-from gpt_parallel.model_spec import ModelSpec
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.schema.model import ModelSpec
 from tests.factories import summary
 from tests.processes import heed_ctrl_c
 from tests.test_cli import SMOKE, command, run_cli
@@ -58,7 +58,9 @@ def play(monkeypatch, tmp_path):
             return name
 
         monkeypatch.setattr(Suite, "run", run)
-        monkeypatch.setattr("gpt_parallel.matrix.summarise", lambda results: summary(strategy=results[0].split("-")[0]))
+        monkeypatch.setattr(
+            "gpt_parallel.bench.matrix.summarise", lambda results: summary(strategy=results[0].split("-")[0])
+        )
         cells = make_cells(settings, batch_sizes)
         with Journal(tmp_path / "matrix.jsonl", make_header("matrix", settings), resume=resume, force=False) as journal:
             journal.forget(*forget)
@@ -200,7 +202,7 @@ def test_weights_that_changed_are_other_work(monkeypatch, tmp_path):
         directory=str(tmp_path),
         files=("a.safetensors", "b.safetensors"),
     )
-    monkeypatch.setattr("gpt_parallel.environment.resolve_model", lambda *given, offline: model)
+    monkeypatch.setattr("gpt_parallel.bench.environment.resolve_model", lambda *given, offline: model)
     for name in ("a.safetensors", "b.safetensors", "config.json", "README.md"):
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, ns=(1, 1))
@@ -312,7 +314,7 @@ def test_a_full_disk_is_one_message(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Journal, "add", full)
     monkeypatch.setattr(Suite, "run", lambda suite, spec: pytest.fail("not reached"))
-    monkeypatch.setattr("gpt_parallel.matrix.why_skip", lambda settings, count: "not today")
+    monkeypatch.setattr("gpt_parallel.bench.matrix.why_skip", lambda settings, count: "not today")
 
     done = CliRunner().invoke(app, ["matrix", "--preset", "smoke", "--device", "cpu", "--output-dir", str(tmp_path)])
 

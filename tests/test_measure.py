@@ -1,9 +1,9 @@
 import pytest
 
-from gpt_parallel.case import percentile, summarise
-from gpt_parallel.measure import figures
-from gpt_parallel.result import AttentionKernels, Environment, RunResult, Verification
-from gpt_parallel.spec import MeshSpec
+from gpt_parallel.bench.figures import figures
+from gpt_parallel.bench.summarise import percentile, summarise
+from gpt_parallel.schema.result import AttentionKernels, Environment, RunResult, Verification
+from gpt_parallel.schema.run import MeshSpec
 from tests.factories import rank_report, round_report, run_spec
 
 

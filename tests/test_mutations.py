@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt_parallel.case import summarise
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.bench.summarise import summarise
+from gpt_parallel.bench.verifier import VerificationError
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import local
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
-from gpt_parallel.table import render_table
-from gpt_parallel.verifier import VerificationError
+from gpt_parallel.report.tables import render_table
 from tests import mutants
 from tests.processes import environment
 

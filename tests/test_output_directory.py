@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gpt_parallel.report import render
-from gpt_parallel.report.load import ReportError, load_run
 from gpt_parallel.report.render import write_report
+from gpt_parallel.report.saved_run import ReportError, load_run
 from tests.factories import bench, document
 from tests.halting import benchmarks, halting, journal, report, run
 

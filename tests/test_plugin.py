@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt_parallel.pytest_session import weights_notes
-from gpt_parallel.pytest_timing import measured_clock, play
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.pytest_plugin.session_keeper import weights_notes
+from gpt_parallel.pytest_plugin.timing import measured_clock, play
 from tests.processes import environment
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +188,7 @@ def test_random_weights_that_nobody_asked_for_are_told(monkeypatch, tiny_checkpo
     def notes(preset, **given):
         return weights_notes(Suite(make_settings(preset, {"device": "cpu", "offline": "true", **given})))
 
-    monkeypatch.setattr("gpt_parallel.models._cached", lambda repositories: None)
+    monkeypatch.setattr("gpt_parallel.inputs.models._cached", lambda repositories: None)
     for preset, model in (("cpu", "gpt2"), ("xl", "gpt2-xl")):
         told = f"for those of {model} are not on this disk; --gpt-weights checkpoint fetches them"
         assert notes(preset) == [f"weights: random (seed 0), {told}"]
@@ -247,7 +247,7 @@ def test_a_registered_strategy_is_run(tmp_path):
     """A user's conftest.py adds a row; its cases appear beside the others."""
     (tmp_path / "conftest.py").write_text(
         "from gpt_parallel import register_strategy\n"
-        "from gpt_parallel.spec import MeshSpec\n"
+        "from gpt_parallel.schema.run import MeshSpec\n"
         "register_strategy('pipeline_only', lambda n: MeshSpec(pp=n) if n > 1 else None)\n"
     )
     (tmp_path / "test_mine.py").write_text(

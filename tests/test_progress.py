@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_parallel.progress import CaseProgress
+from gpt_parallel.bench.progress import CaseProgress
 from tests.factories import run_spec
 from tests.processes import environment
 

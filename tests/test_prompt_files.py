@@ -6,10 +6,10 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from typer.testing import CliRunner
 
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.cli import app
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.problems import SpecError
-from gpt_parallel.prompt_files import (
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.inputs.prompt_authoring import (
     PromptSet,
     grid,
     histogram,
@@ -17,7 +17,7 @@ from gpt_parallel.prompt_files import (
     make_prompts,
     write_prompts,
 )
-from gpt_parallel.prompts import Prompt, read_prompts, shipped_prompts
+from gpt_parallel.inputs.prompts import Prompt, read_prompts, shipped_prompts
 
 
 def as_bytes(text):

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from gpt_parallel.problems import SpecError
-from gpt_parallel.prompts import (
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.prompts import (
     MAX_FILE_BYTES,
     MAX_LINE_BYTES,
     make_requests,
@@ -11,8 +12,7 @@ from gpt_parallel.prompts import (
     read_prompts,
     shipped_prompts,
 )
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 
 
 def as_bytes(text):

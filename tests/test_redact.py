@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt_parallel.redact import redact, redact_log, redact_tree
-from gpt_parallel.spec import ExecutionSpec
+from gpt_parallel.base.redaction import redact, redact_log, redact_tree
+from gpt_parallel.schema.run import ExecutionSpec
 from tests.factories import rank_report, run_spec
 
 HF_SHAPE = "hf_" + "aB3" * 11

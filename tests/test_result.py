@@ -2,11 +2,12 @@ import json
 
 import pytest
 
-from gpt_parallel.case import summarise
-from gpt_parallel.problems import SpecError
-from gpt_parallel.result import RunResult, load_result
-from gpt_parallel.staged import write_atomically
-from gpt_parallel.summary import CaseSummary
+from gpt_parallel.base.atomic_files import write_atomically
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.result_file import load_result
+from gpt_parallel.bench.summarise import summarise
+from gpt_parallel.schema.result import RunResult
+from gpt_parallel.schema.summary import CaseSummary
 from tests.test_measure import launch
 
 # Fields of a case's row that older files do not have begin like this.

@@ -3,12 +3,12 @@ import subprocess
 
 import pytest
 
-from gpt_parallel import environment
+from gpt_parallel.bench import environment
+from gpt_parallel.bench.session_record import FILE_NAME, SessionRecord
 from gpt_parallel.report import render
-from gpt_parallel.report.gate import decide
-from gpt_parallel.report.load import ReportError, load_run
-from gpt_parallel.report.verdicts import Rules, Verdict
-from gpt_parallel.session import FILE_NAME, SessionRecord
+from gpt_parallel.report.compare.gate import decide
+from gpt_parallel.report.compare.verdicts import Rules, Verdict
+from gpt_parallel.report.saved_run import ReportError, load_run
 from tests.factories import bench, document, summary
 
 
@@ -23,7 +23,7 @@ def record():
 def checkout(tmp_path, monkeypatch):
     """Has the package run from a repository's branch `feature/x`."""
     subprocess.run(["git", "init", "--quiet", "--initial-branch", "feature/x", tmp_path], check=True)
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "bench" / "environment.py"))
 
 
 @pytest.mark.usefixtures("checkout")

@@ -1,7 +1,7 @@
 import pytest
 
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import PRESETS, make_settings
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.inputs.settings import PRESETS, make_settings
 
 
 def test_presets_have_the_documented_workloads():

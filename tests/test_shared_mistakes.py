@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from tests import mutants
 from tests.processes import environment
 from tests.test_mutations import ROOT

@@ -10,7 +10,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from gpt_parallel.report.load import load_run
+from gpt_parallel.report.saved_run import load_run
 from tests.halting import ROOT, benchmarks, run
 from tests.processes import environment
 
@@ -124,7 +124,7 @@ def find(pid):
     with suppress(psutil.Error):
         found["pytest"].append(psutil.Process(pid))
         for child in found["pytest"][0].children():
-            if "gpt_parallel.engine.server" in " ".join(child.cmdline()):
+            if "gpt_parallel.engine.process.fork_server" in " ".join(child.cmdline()):
                 found["server"].append(child)
                 found["rank"] += child.children()
     return found

@@ -1,10 +1,10 @@
 import pytest
 from pydantic import ValidationError
 
-from gpt_parallel.model_spec import Architecture, ModelSpec
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.problems import SpecError, shown
-from gpt_parallel.spec import ExecutionSpec, MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
+from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.run import ExecutionSpec, MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
 from tests.factories import run_spec
 
 

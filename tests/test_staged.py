@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from gpt_parallel.staged import StagedFiles, write_atomically
+from gpt_parallel.base.atomic_files import StagedFiles, write_atomically
 
 
 def test_a_text_may_come_in_pieces(tmp_path):

@@ -1,11 +1,11 @@
 import pytest
 
-from gpt_parallel import strategies
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import MeshSpec
-from gpt_parallel.strategies import cases, is_degenerate, mesh_for, register_strategy
-from gpt_parallel.suite import custom_mesh
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.suite import custom_mesh
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.layout import strategies
+from gpt_parallel.layout.strategies import cases, is_degenerate, mesh_for, register_strategy
+from gpt_parallel.schema.run import MeshSpec
 
 TABLE = {
     "pure_data_parallel": {1: "1", 2: "dp2", 4: "dp4", 8: "dp8"},

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
 from tests.factories import rank_report, token_record
 
 

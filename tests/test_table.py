@@ -1,6 +1,6 @@
 import pytest
 
-from gpt_parallel.table import four_digits, render_table, text_table
+from gpt_parallel.report.tables import four_digits, render_table, text_table
 from tests.factories import summary
 
 

@@ -45,7 +45,7 @@ class Session:
         found = []
         for process in psutil.process_iter():
             try:
-                is_rank = "gpt_parallel.engine.remote" in process.cmdline()
+                is_rank = "gpt_parallel.engine.process.cluster_worker" in process.cmdline()
                 if is_rank and process.environ().get(MARK) == os.environ[MARK]:
                     found.append(process)
             except psutil.Error:

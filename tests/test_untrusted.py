@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gpt_parallel.checkpoint import read_architecture
-from gpt_parallel.config_file import read_config
-from gpt_parallel.problems import SpecError
-from gpt_parallel.prompts import read_prompts
-from gpt_parallel.report.load import load_run
-from gpt_parallel.result import load_result
-from gpt_parallel.untrusted import MAX_DEPTH, parse_json, read_whole
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.untrusted_files import MAX_DEPTH, parse_json, read_whole
+from gpt_parallel.bench.result_file import load_result
+from gpt_parallel.inputs.checkpoint import read_architecture
+from gpt_parallel.inputs.prompts import read_prompts
+from gpt_parallel.inputs.yaml_file import read_config
+from gpt_parallel.report.saved_run import load_run
 
 
 def config_json(path):

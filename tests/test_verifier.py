@@ -8,15 +8,15 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 from safetensors.torch import load_file, save_file
 
-from gpt_parallel import verdicts
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench import verdicts
+from gpt_parallel.bench.runner import Runner
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.bench.verifier import VerificationError
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import local
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.problems import SpecError
-from gpt_parallel.runner import Runner
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import JobKind, RequestTokens
-from gpt_parallel.suite import Suite
-from gpt_parallel.verifier import VerificationError
+from gpt_parallel.schema.run import JobKind, RequestTokens
 from tests import mutants
 from tests.factories import run_spec, token_record, token_score
 from tests.processes import environment

@@ -1,8 +1,8 @@
 import pytest
 
-from gpt_parallel.result import Tie
-from gpt_parallel.spec import RequestTokens
-from gpt_parallel.verify import prove, verify, verify_tokens
+from gpt_parallel.bench.verification import prove, verify, verify_tokens
+from gpt_parallel.schema.result import Tie
+from gpt_parallel.schema.run import RequestTokens
 from tests.factories import rank_report, round_report, token_record, token_score
 
 

@@ -169,10 +169,10 @@ def main(scenario, backend, pp, tp, rank, rendezvous, count, seed, core):
     os.sched_setaffinity(0, {int(core)})
     import torch
 
-    from gpt_parallel.engine.distributed import Distributed
-    from gpt_parallel.engine.mesh import Mesh
-    from gpt_parallel.engine.shared_memory import SharedMemory
-    from gpt_parallel.spec import MeshSpec
+    from gpt_parallel.engine.comm.process_groups import Distributed
+    from gpt_parallel.engine.comm.shared_memory import SharedMemory
+    from gpt_parallel.layout.mesh import Mesh
+    from gpt_parallel.schema.run import MeshSpec
 
     torch.set_num_threads(1)
     mesh = Mesh(MeshSpec(pp=int(pp), tp=int(tp)), int(rank))

@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
-from gpt_parallel import __version__
-from gpt_parallel.cli import ab, data, doctor, gate, matrix, report, run, worker
+from gpt_parallel.base.signals import end_in_peace, heed_one_interrupt
+from gpt_parallel.cli import ab, data, gate, matrix, report, run, worker
 from gpt_parallel.cli.common import takes_settings
-from gpt_parallel.interrupts import end_in_peace, heed_one_interrupt
+from gpt_parallel.cli.doctor import command as doctor_command
+from gpt_parallel.version import __version__
 
 app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
 app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches",)))
 app.command("matrix", help=matrix.HELP)(takes_settings(matrix.matrix))
-app.command("doctor", help=doctor.HELP)(takes_settings(doctor.doctor))
+app.command("doctor", help=doctor_command.HELP)(takes_settings(doctor_command.doctor))
 app.command("report", help=report.HELP)(report.report)
 app.command("ab", help=ab.HELP)(ab.ab)
 app.command("gate", help=gate.HELP)(gate.gate)

@@ -31,8 +31,8 @@ def ab(
     threshold: Annotated[str, typer.Option(help="Worst tolerated slowdown.")] = "3%",
 ) -> None:
     with verdict_codes():
-        from gpt_parallel.ab import run_ab
-        from gpt_parallel.report.gate_output import to_text
+        from gpt_parallel.bench.ab import run_ab
+        from gpt_parallel.report.compare.gate_output import to_text
 
         result = run_ab(
             base_ref,

@@ -12,16 +12,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gpt_parallel.classic import CLASSIC, Classic, apply_classic
-from gpt_parallel.config_file import ConfigFile, read_config, to_yaml
-from gpt_parallel.interrupts import end_in_peace
-from gpt_parallel.launch.devices import default_preset
+from gpt_parallel.base.errors import SpecError, why_no_directory
+from gpt_parallel.base.escaping import plain_lines
+from gpt_parallel.base.redaction import redact
+from gpt_parallel.base.signals import end_in_peace
+from gpt_parallel.bench.verifier import VerificationError
+from gpt_parallel.inputs.execution import default_preset
+from gpt_parallel.inputs.option_aliases import CLASSIC, Classic, apply_classic
+from gpt_parallel.inputs.settings import PRESETS, Option, make_settings, options
+from gpt_parallel.inputs.yaml_file import ConfigFile, read_config, to_yaml
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.problems import SpecError, why_no_directory
-from gpt_parallel.redact import redact
-from gpt_parallel.settings import PRESETS, Option, make_settings, options
-from gpt_parallel.text import plain_lines
-from gpt_parallel.verifier import VerificationError
 
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 

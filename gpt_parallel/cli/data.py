@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.escaping import plain
 from gpt_parallel.cli.common import errors, exit_codes, option
-from gpt_parallel.model_spec import ModelSpec
-from gpt_parallel.models import Tokenizer, resolve_model
-from gpt_parallel.problems import SpecError
-from gpt_parallel.prompt_files import (
+from gpt_parallel.inputs.models import Tokenizer, resolve_model
+from gpt_parallel.inputs.prompt_authoring import (
     PromptSet,
     check_outputs,
     grid,
@@ -22,8 +22,8 @@ from gpt_parallel.prompt_files import (
     make_prompts,
     write_prompts,
 )
-from gpt_parallel.prompts import DEFAULT_MAX_LENGTH
-from gpt_parallel.text import plain
+from gpt_parallel.inputs.prompts import DEFAULT_MAX_LENGTH
+from gpt_parallel.schema.model import ModelSpec
 
 GENERATE_HELP = """Write a JSON Lines file of text prompts that are all PROMPT_TOKENS long.
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpt_parallel.base.atomic_files import write_atomically
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.cli.common import describe, errors, option, verdict_codes
-from gpt_parallel.problems import SpecError
-from gpt_parallel.staged import write_atomically
 
 if TYPE_CHECKING:
-    from gpt_parallel.report.verdicts import GateResult, Rules
+    from gpt_parallel.report.compare.verdicts import GateResult, Rules
 
 HELP = """Compare two saved runs case by case and fail on a regression.
 
@@ -44,8 +44,8 @@ def gate(
     junit: Annotated[Path | None, option("--junit", "Also write a JUnit file.")] = None,
 ) -> None:
     with verdict_codes():
-        from gpt_parallel.report.gate import METRICS
-        from gpt_parallel.report.verdicts import Rules
+        from gpt_parallel.report.compare.gate import METRICS
+        from gpt_parallel.report.compare.verdicts import Rules
 
         try:
             if metric not in METRICS:
@@ -70,15 +70,15 @@ def gate(
 
 
 def _decide(base: Path, head: Path, rules: "Rules") -> "GateResult":
-    from gpt_parallel.report.gate import decide
-    from gpt_parallel.report.load import load_runs
+    from gpt_parallel.report.compare.gate import decide
+    from gpt_parallel.report.saved_run import load_runs
 
     before, after = load_runs([base, head]) if base != head else (load_runs([base]) * 2)
     return decide(before, after, rules)
 
 
 def _publish(result: "GateResult", form: str, junit: Path | None) -> None:
-    from gpt_parallel.report.gate_output import to_github, to_junit, to_text
+    from gpt_parallel.report.compare.gate_output import to_github, to_junit, to_text
 
     if junit is not None:
         try:
@@ -92,8 +92,8 @@ def _publish(result: "GateResult", form: str, junit: Path | None) -> None:
 
 def _publish_unusable(error: Exception, form: str, junit: Path | None) -> None:
     """Say it where the verdict would have stood: an older JUnit file would be taken for this run's."""
-    from gpt_parallel.report.gate_output import to_github, to_junit
-    from gpt_parallel.report.verdicts import GateResult, Rules
+    from gpt_parallel.report.compare.gate_output import to_github, to_junit
+    from gpt_parallel.report.compare.verdicts import GateResult, Rules
 
     result = GateResult(Rules())
     result.add_error("all cases", describe(error))

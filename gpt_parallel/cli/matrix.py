@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from gpt_parallel.breakdown_table import render_breakdown
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.signals import end_in_peace
+from gpt_parallel.bench.journal import FILE_NAME, Finished, Journal, JournalError, make_header
+from gpt_parallel.bench.matrix import Cell, Matrix, make_cells, make_record
+from gpt_parallel.bench.session_record import SessionRecord
 from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, print_error
 from gpt_parallel.cli.matrix_progress import MatrixProgress, describe
-from gpt_parallel.interrupts import end_in_peace
-from gpt_parallel.journal import FILE_NAME, Finished, Journal, JournalError, make_header
+from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
-from gpt_parallel.matrix import Cell, Matrix, make_cells, make_record
-from gpt_parallel.problems import SpecError
-from gpt_parallel.report.load import ReportError
-from gpt_parallel.session import SessionRecord
-from gpt_parallel.settings import Settings
-from gpt_parallel.spec import FaultSpec
-from gpt_parallel.table import render_table
+from gpt_parallel.report.breakdown_table import render_breakdown
+from gpt_parallel.report.saved_run import ReportError
+from gpt_parallel.report.tables import render_table
+from gpt_parallel.schema.run import FaultSpec
 
 HELP = """Run strategies × device counts × batch sizes: verified, timed, one after the other, without pytest.
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typing_extensions import Self
 
-from gpt_parallel.journal import Finished
-from gpt_parallel.matrix import Cell
-from gpt_parallel.text import plain
+from gpt_parallel.base.escaping import plain
+from gpt_parallel.bench.journal import Finished
+from gpt_parallel.bench.matrix import Cell
 
 
 class MatrixProgress:

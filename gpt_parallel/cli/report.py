@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gpt_parallel.base.escaping import plain
 from gpt_parallel.cli.common import exit_codes, option
-from gpt_parallel.text import plain
 
 HELP = """Make a report from saved pytest-benchmark JSON: tables, charts, findings, comparison.
 
@@ -30,8 +30,8 @@ def report(
     formats: Annotated[str, typer.Option("--format", help="Any of md,html,csv,png,txt.")] = "md,html,csv,png,txt",
 ) -> None:
     with exit_codes():
-        from gpt_parallel.report.load import load_runs
         from gpt_parallel.report.render import write_report
+        from gpt_parallel.report.saved_run import load_runs
 
         runs = load_runs(files)
         written = write_report(

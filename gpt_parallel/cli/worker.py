@@ -14,12 +14,12 @@ from typing import IO, Annotated, Any
 
 import typer
 
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.host import keep_alive
+from gpt_parallel.base.signals import uninterrupted
 from gpt_parallel.cli.common import errors, exit_codes, option
-from gpt_parallel.interrupts import uninterrupted
-from gpt_parallel.launch import launcher_process
-from gpt_parallel.launch.launcher import Launcher, parse_address, parse_launcher
-from gpt_parallel.problems import SpecError
-from gpt_parallel.wire import keep_alive
+from gpt_parallel.launch.cluster import process as launcher_process
+from gpt_parallel.launch.cluster.command import Launcher, parse_address, parse_launcher
 
 WORKER_HELP = """Be one rank of a run. This is what --launcher starts on each machine; it is not for typing.
 
@@ -49,7 +49,7 @@ def worker(
 ) -> None:
     with exit_codes():
         parse_address(address)
-        os.execv(sys.executable, [sys.executable, "-m", "gpt_parallel.engine.remote", address, run])
+        os.execv(sys.executable, [sys.executable, "-m", "gpt_parallel.engine.process.cluster_worker", address, run])
 
 
 def join(

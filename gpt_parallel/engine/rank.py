@@ -10,29 +10,29 @@ from typing import Any
 
 import torch
 
-from gpt_parallel.engine.attention import attention_kernel, keep_full_precision, kernels_of, noting_kernels
-from gpt_parallel.engine.breakdown import break_down
-from gpt_parallel.engine.collectives import Rendezvous, connect
-from gpt_parallel.engine.decode_graph import cuda_graph
-from gpt_parallel.engine.events import EventPipe
-from gpt_parallel.engine.generate import Batch, Generator, deal_lanes
-from gpt_parallel.engine.gpt2 import GPT2, Part
-from gpt_parallel.engine.kv_cache import KVCache, Step
-from gpt_parallel.engine.linear import choose_kernel
-from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.peaks import measure_peaks
-from gpt_parallel.engine.pipeline_parallel import head_cost, head_passes, stage_layers
-from gpt_parallel.engine.profiling import profile_pass
-from gpt_parallel.engine.records import changed_tokens, check_own_logits, token_records, tokens_by_request
-from gpt_parallel.engine.sampling import Sampler
-from gpt_parallel.engine.self_test import time_collectives
-from gpt_parallel.engine.telemetry import CpuMeter, peak_memory, read_telemetry
-from gpt_parallel.engine.tensor_parallel import Shard, shard_of
-from gpt_parallel.engine.timeline import Stopwatch, consume
-from gpt_parallel.engine.weights import load
-from gpt_parallel.readings import Breakdown, PeakRates
-from gpt_parallel.result import RankReport, RoundReport, TokenRecord, TokenScore
-from gpt_parallel.spec import Job, JobKind, Request, RequestTokens, RunSpec
+from gpt_parallel.engine.comm.collectives import connect
+from gpt_parallel.engine.comm.transport import Rendezvous
+from gpt_parallel.engine.generation.cuda_graphs import cuda_graph
+from gpt_parallel.engine.generation.loop import Batch, Generator, deal_lanes
+from gpt_parallel.engine.generation.records import changed_tokens, check_own_logits, token_records, tokens_by_request
+from gpt_parallel.engine.generation.sampling import Sampler
+from gpt_parallel.engine.model.attention_kernel import kernels_of, noting_kernels
+from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.kv_cache import KVCache, Step
+from gpt_parallel.engine.model.linear import choose_kernel
+from gpt_parallel.engine.model.weights import load
+from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.timing.breakdown import break_down
+from gpt_parallel.engine.timing.peaks import measure_peaks
+from gpt_parallel.engine.timing.profiling import profile_pass
+from gpt_parallel.engine.timing.stopwatch import Stopwatch, consume
+from gpt_parallel.engine.timing.telemetry import CpuMeter, peak_memory, read_telemetry
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.layout.shards import Shard, shard_of
+from gpt_parallel.layout.stages import head_cost, head_passes, stage_layers
+from gpt_parallel.schema.result import RankReport, RoundReport, TokenRecord, TokenScore
+from gpt_parallel.schema.run import Request, RequestTokens, RunSpec
+from gpt_parallel.schema.telemetry import Breakdown, PeakRates
 
 
 class Rank:
@@ -42,7 +42,7 @@ class Rank:
         self._spec, self._pipe = spec, pipe
         self._phase_seconds: dict[str, float] = {}
         self._mesh = Mesh(spec.mesh, rank)
-        self._device = _device(spec, local_rank)
+        self._device = device_of(spec, local_rank)
         torch.set_num_threads(spec.execution.cores_per_rank)
         with self._phase("connect"):
             self._collectives = connect(self._mesh, spec.execution, self._device, rendezvous)
@@ -229,27 +229,7 @@ class Rank:
         self._phase_seconds[key] = self._phase_seconds.get(key, 0.0) + time.monotonic() - begin
 
 
-def run_job(job: Job, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: EventPipe) -> RankReport:
-    """What a rank process does."""
-    keep_full_precision()
-    with torch.inference_mode(), attention_kernel(job.spec.execution):
-        if job.kind == JobKind.SELF_TEST:
-            return time_collectives(job.spec, rank, _device(job.spec, local_rank), rendezvous, pipe)
-        this = _kind_of(rank, job.spec)(job.spec, rank, local_rank, rendezvous, pipe)
-        if job.kind == JobKind.GENERATE:
-            return this.generate()
-        return this.score(job.tokens_to_score, job.tolerance)
-
-
-def _kind_of(rank: int, spec: RunSpec) -> type[Rank]:
-    if spec.execution.fault is None or spec.execution.fault.rank != rank:
-        return Rank
-    from gpt_parallel.engine.failpoints import FaultyRank
-
-    return FaultyRank
-
-
-def _device(spec: RunSpec, local_rank: int) -> torch.device:
+def device_of(spec: RunSpec, local_rank: int) -> torch.device:
     if spec.execution.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

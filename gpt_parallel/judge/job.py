@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gpt_parallel.engine.events import EventPipe
+from gpt_parallel.engine.pipe import EventPipe
 from gpt_parallel.judge.model import load_model
 from gpt_parallel.judge.scoring import score
-from gpt_parallel.result import RankReport, TokenScore
-from gpt_parallel.spec import Job, Request
+from gpt_parallel.schema.result import RankReport, TokenScore
+from gpt_parallel.schema.run import Job, Request
 
 _TOKENS_PER_PASS = 4096
 

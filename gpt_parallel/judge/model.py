@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
-from gpt_parallel.engine.weights import random_tensor
-from gpt_parallel.model_spec import ModelSpec
-from gpt_parallel.spec import Dtype
+from gpt_parallel.engine.model.random_weights import random_tensor
+from gpt_parallel.schema.model import ModelSpec
+from gpt_parallel.schema.run import Dtype
 
 
 def load_model(spec: ModelSpec, dtype: Dtype, device: torch.device) -> Any:

@@ -15,8 +15,8 @@ from transformers.generation.logits_process import (
 )
 
 from gpt_parallel.judge.noise import gumbel
-from gpt_parallel.result import TokenScore
-from gpt_parallel.spec import Request, SamplingSpec
+from gpt_parallel.schema.result import TokenScore
+from gpt_parallel.schema.run import Request, SamplingSpec
 
 _ROUNDING = 2.0**-22  # of a float32 sum and of its terms, relative
 _INFINITY = float("inf")

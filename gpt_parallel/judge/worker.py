@@ -1,12 +1,12 @@
-"""What the judge's process does: a rank's, with transformers in place of the engine. Started as `engine/worker.py`."""
+"""The judge's process: started as a rank's is (`engine/process/worker.py`), with transformers in the engine's place."""
 
 import sys
 from pathlib import Path
 
-from gpt_parallel.engine import worker
-from gpt_parallel.engine.events import EventPipe
-from gpt_parallel.result import RankReport
-from gpt_parallel.spec import Job
+from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.process import worker
+from gpt_parallel.schema.result import RankReport
+from gpt_parallel.schema.run import Job
 
 
 def main(arguments: list[str]) -> int:

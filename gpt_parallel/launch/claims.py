@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, NamedTuple
 
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.launch.devices import available_cores, cuda_devices, open_nvml
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import WhenBusy
-from gpt_parallel.spec import ExecutionSpec
+from gpt_parallel.schema.run import ExecutionSpec, WhenBusy
 
 AVAILABLE = sys.platform == "linux"
 

@@ -2,18 +2,13 @@
 
 import os
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from gpt_parallel.launch.launcher import parse_launcher
 from gpt_parallel.launch.torch_build import torch_build
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import Settings
-from gpt_parallel.spec import AttentionChoice, Dtype, ExecutionSpec
 
 Device = TypeVar("Device")
 
@@ -80,123 +75,6 @@ def select_visible(gpus: Sequence[Device], uuids: Sequence[str], visible: str) -
             break
         chosen.append(matches[0])
     return chosen
-
-
-def default_preset() -> str:
-    """The classic gpt2-xl workload where there is a GPU, a small one otherwise."""
-    return "xl" if cuda_devices() else "cpu"
-
-
-def resolve_device(settings: Settings) -> str:
-    """ "cpu" or "cuda"; SpecError if CUDA was asked for and is not there."""
-    if settings.device == "auto":
-        return "cuda" if cuda_devices() else "cpu"
-    if settings.device == "cuda" and not cuda_devices():
-        raise SpecError(
-            "device 'cuda' was asked for, but no CUDA GPU is usable here (no NVIDIA driver, no visible GPU, or a CPU "
-            "build of torch); use device 'cpu', or check nvidia-smi and CUDA_VISIBLE_DEVICES"
-        )
-    return settings.device
-
-
-def device_counts(settings: Settings) -> tuple[int, ...]:
-    """The device counts to run: those asked for, else 1, 2, 4 and, where there are so many GPUs, 8."""
-    if settings.device_counts:
-        return settings.device_counts
-    if settings.launcher and (size := parse_launcher(settings.launcher).size):
-        return (size,)
-    return (1, 2, 4, 8) if resolve_device(settings) == "cuda" and len(cuda_devices()) >= 8 else (1, 2, 4)
-
-
-def why_skip(settings: Settings, num_gpus: int) -> str | None:
-    """Why a case cannot run on this machine, or by the launcher; None if it can. CPU ranks can always share cores."""
-    if settings.launcher:
-        return parse_launcher(settings.launcher).why_not(num_gpus)
-    if resolve_device(settings) == "cpu" or settings.oversubscribe or num_gpus <= len(cuda_devices()):
-        return None
-    return (
-        f"needs {num_gpus} GPUs, this machine has {len(cuda_devices())} (the oversubscribe option lets ranks share one)"
-    )
-
-
-def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
-    """Device, number type and backend for one case; raises SpecError for what this machine cannot do."""
-    device = resolve_device(settings)
-    if reason := why_skip(settings, num_gpus):
-        raise SpecError(reason)
-    if settings.launcher:
-        crowded = False  # each of its machines tells when it knows
-    elif device == "cpu":
-        crowded = num_gpus * settings.cores_per_rank > len(available_cores())
-    else:
-        crowded = num_gpus > len(cuda_devices())
-    return ExecutionSpec(
-        device="cuda" if device == "cuda" else "cpu",
-        dtype=_resolve_dtype(settings, device),
-        backend=_resolve_backend(settings, device, crowded),
-        linear=settings.linear,
-        log_dir=settings.log_dir,
-        attention=_check_attention(settings, device),
-        decode=_resolve_decode(settings, device, crowded),
-        cores_per_rank=settings.cores_per_rank,
-        oversubscribed=crowded,
-        warmup=settings.warmup,
-        rounds=settings.num_iterations,
-        timeout_s=settings.timeout_s,
-        telemetry=settings.telemetry,
-        breakdown=settings.breakdown,
-    )
-
-
-def _resolve_backend(settings: Settings, device: str, crowded: bool) -> Literal["gloo", "nccl", "shm"]:
-    can_share = (
-        device == "cpu"
-        and not settings.launcher
-        and sys.platform == "linux"
-        and platform.machine() in ("x86_64", "AMD64")
-    )
-    if settings.backend == "auto":
-        if device == "cuda" and not crowded:
-            return "nccl"
-        return "shm" if can_share else "gloo"
-    if settings.backend == "nccl" and (device == "cpu" or crowded):
-        raise SpecError("backend 'nccl' needs one CUDA GPU per rank; use backend 'auto' or 'gloo'")
-    if settings.backend == "shm" and not can_share:
-        raise SpecError("backend 'shm' needs CPU ranks on x86-64 Linux; use backend 'auto' or 'gloo'")
-    return settings.backend
-
-
-def _resolve_decode(settings: Settings, device: str, crowded: bool) -> Literal["eager", "graph"]:
-    """Graphs hold whatever runs on the device alone; ranks that share one talk over the host."""
-    possible = device == "cuda" and not crowded and settings.backend != "gloo"
-    if settings.decode == "auto":
-        return "graph" if possible else "eager"
-    if settings.decode == "graph" and not possible:
-        raise SpecError("decode 'graph' needs one CUDA GPU per rank and backend 'nccl'; use decode 'auto' or 'eager'")
-    return settings.decode
-
-
-def _check_attention(settings: Settings, device: str) -> AttentionChoice:
-    if settings.attention in ("efficient", "cudnn") and device == "cpu":
-        raise SpecError(
-            f"attention {settings.attention!r} is a CUDA kernel; on CPU use 'auto' or 'flash', whose kernel there "
-            "keeps no tokens × tokens matrix either"
-        )
-    is_float32 = device == "cuda" and _resolve_dtype(settings, device) == "float32"
-    if settings.attention in ("flash", "cudnn") and is_float32:
-        raise SpecError(
-            f"attention {settings.attention!r} has no float32 kernel on CUDA; use dtype bfloat16 or float16, "
-            "or 'efficient'"
-        )
-    return settings.attention
-
-
-def _resolve_dtype(settings: Settings, device: str) -> Dtype:
-    if settings.dtype != "auto":
-        return settings.dtype
-    if device == "cpu":
-        return "float32"
-    return "bfloat16" if all(gpu.compute_capability >= (8, 0) for gpu in cuda_devices()) else "float16"
 
 
 def cpu_name() -> str:

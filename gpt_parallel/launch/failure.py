@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_parallel.cost import gib, rank_bytes
+from gpt_parallel.base.atomic_files import write_atomically
+from gpt_parallel.base.escaping import slug
+from gpt_parallel.base.redaction import redact
 from gpt_parallel.launch.watch import WatchedRank
-from gpt_parallel.redact import redact
-from gpt_parallel.spec import RunSpec
-from gpt_parallel.staged import write_atomically
-from gpt_parallel.text import slug
+from gpt_parallel.layout.cost import gib, rank_bytes
+from gpt_parallel.schema.run import RunSpec
 
 # What Python, torch, CUDA and the kernel say when there is no memory.
 _NO_MEMORY = re.compile(r"out[ -]of[ -]memory|OutOfMemory|MemoryError|bad_alloc|allocate memory", re.IGNORECASE)

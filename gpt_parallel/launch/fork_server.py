@@ -1,6 +1,6 @@
 """Starts ranks without waiting for torch: a server imports it once and is forked for every rank.
 
-The server (`engine/server.py`) works for one process, this one, and ends with it. It is started at the first need, and
+The server (`engine/process/fork_server.py`) works for this process alone and ends with it. It is started at need, and
 replaced when it has ended or when anything differs that a process takes from its start: the interpreter, the working
 directory, environment variables that Python and native libraries read as they load. Where there is no fork that can be
 relied on, ranks are plain subprocesses.
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
-SERVER = "gpt_parallel.engine.server"
+SERVER = "gpt_parallel.engine.process.fork_server"
 AVAILABLE = sys.platform == "linux"
 
 _READ_EARLY = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from gpt_parallel.cost import gib
-from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.pipeline_parallel import head_cost, head_passes, stage_layers
-from gpt_parallel.engine.tensor_parallel import Shard, shard_of
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.launch.devices import cuda_devices, open_nvml
-from gpt_parallel.model_spec import Architecture
-from gpt_parallel.problems import SpecError
-from gpt_parallel.spec import Job, JobKind, Request, RunSpec
-from gpt_parallel.strategies import STRATEGIES
+from gpt_parallel.layout.cost import gib
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.layout.shards import Shard, shard_of
+from gpt_parallel.layout.stages import head_cost, head_passes, stage_layers
+from gpt_parallel.layout.strategies import STRATEGIES
+from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.run import Job, JobKind, Request, RunSpec
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONTEXT_BYTES = 200 << 20

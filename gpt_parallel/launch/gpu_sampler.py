@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from gpt_parallel.readings import GpuTelemetry
-from gpt_parallel.result import RankReport
-from gpt_parallel.spec import ExecutionSpec
+from gpt_parallel.schema.result import RankReport
+from gpt_parallel.schema.run import ExecutionSpec
+from gpt_parallel.schema.telemetry import GpuTelemetry
 
 PERIOD_S = 0.1
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import psutil
 
-from gpt_parallel.interrupts import uninterrupted
+from gpt_parallel.base.signals import uninterrupted
 from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError, failure, keep_logs, missed_deadline
 from gpt_parallel.launch.fork_server import ForkedProcess, ForkServerError, Process
 from gpt_parallel.launch.run_directory import create_private, run_directory
 from gpt_parallel.launch.watch import MissedDeadlineError, Observer, OnPhase, WatchedRank, watch
-from gpt_parallel.result import RankReport
-from gpt_parallel.spec import Job, JobKind, RunSpec
+from gpt_parallel.schema.result import RankReport
+from gpt_parallel.schema.run import Job, JobKind, RunSpec
 
-WORKER = "gpt_parallel.engine.worker"
+WORKER = "gpt_parallel.engine.process.worker"
 JUDGE = "gpt_parallel.judge.worker"
 _LOGGER = logging.getLogger("gpt_parallel")
 

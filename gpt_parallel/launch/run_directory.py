@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from gpt_parallel.wire import boot_id
+from gpt_parallel.base.host import boot_id
 
 _PREFIX = "gpt_parallel-run-"
 _LOCK = "lock"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpt_parallel.result import RankReport
+from gpt_parallel.schema.result import RankReport
 
 OnPhase = Callable[[int, str], None]
 

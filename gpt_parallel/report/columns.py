@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gpt_parallel.report.compare import Row
-from gpt_parallel.table import NOT_REPEATABLE, four_digits, text_table
+from gpt_parallel.report.compare.side_by_side import Row
+from gpt_parallel.report.tables import NOT_REPEATABLE, four_digits, text_table
 
 NOTHING = "–"
 Cells = dict[Any, Any]  # a row of the frame

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from gpt_parallel.report.load import SavedRun
-from gpt_parallel.report.metrics import single_device_cases, speedup_over
-from gpt_parallel.summary import CaseSummary
+from gpt_parallel.report.frame import single_device_cases, speedup_over
+from gpt_parallel.report.saved_run import SavedRun
+from gpt_parallel.schema.summary import CaseSummary
 
 _UNEVEN = 1.05  # an imbalance that is worth a word
 

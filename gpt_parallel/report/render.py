@@ -10,8 +10,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from gpt_parallel.problems import why_no_directory
-from gpt_parallel.report.charts import NARROW, ChartSet, draw_charts, file_names, save
+from gpt_parallel.base.atomic_files import StagedFiles
+from gpt_parallel.base.errors import why_no_directory
+from gpt_parallel.base.escaping import csv_cell, markdown, plain
+from gpt_parallel.report.charts.chart_set import NARROW, ChartSet, draw_charts, file_names, save
 from gpt_parallel.report.columns import (
     COMPARISON,
     COMPARISON_NOTE,
@@ -21,13 +23,11 @@ from gpt_parallel.report.columns import (
     results_columns,
     text_tables,
 )
-from gpt_parallel.report.compare import Comparison, compare
+from gpt_parallel.report.compare.side_by_side import Comparison, compare
 from gpt_parallel.report.findings import key_findings
-from gpt_parallel.report.load import ReportError, SavedRun
-from gpt_parallel.report.metrics import to_frame
-from gpt_parallel.staged import StagedFiles
-from gpt_parallel.table import captions
-from gpt_parallel.text import csv_cell, markdown, plain
+from gpt_parallel.report.frame import to_frame
+from gpt_parallel.report.saved_run import ReportError, SavedRun
+from gpt_parallel.report.tables import captions
 
 FORMATS = ("md", "html", "csv", "png", "txt")
 

@@ -2,12 +2,12 @@
 
 import pytest
 
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.devices import cuda_devices, open_nvml
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import FaultSpec
-from gpt_parallel.suite import Suite
+from gpt_parallel.schema.run import FaultSpec
 from tests.processes import ranks_alive
 
 pytestmark = [pytest.mark.cuda(n=1), pytest.mark.timeout(600)]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.devices import cuda_devices
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
 from tests.test_cli import run_cli
 
 pytestmark = [pytest.mark.cuda(n=1), pytest.mark.timeout(600)]

@@ -2,10 +2,10 @@
 
 import pytest
 
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.devices import cuda_devices
-from gpt_parallel.settings import make_settings
-from gpt_parallel.strategies import cases
-from gpt_parallel.suite import Suite
+from gpt_parallel.layout.strategies import cases
 
 pytestmark = [pytest.mark.cuda(n=1), pytest.mark.timeout(900)]
 

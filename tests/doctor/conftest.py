@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_parallel.doctor.facts import DirectoryFacts, DriverFacts, Facts, GpuFacts, ModelFacts, TorchFacts
+from gpt_parallel.cli.doctor.facts import DirectoryFacts, DriverFacts, Facts, GpuFacts, ModelFacts, TorchFacts
 
 GIB = 1 << 30
 

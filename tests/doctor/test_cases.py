@@ -2,11 +2,11 @@
 
 import pytest
 
-from gpt_parallel.doctor.cases import judge_cases, rank_bytes
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.cli.doctor.cases import judge_cases, rank_bytes
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
 from tests.doctor.conftest import GIB, gpu
 
 
@@ -14,8 +14,8 @@ from tests.doctor.conftest import GIB, gpu
 def with_gpus(monkeypatch):
     def with_gpus(count):
         found = tuple(devices.Gpu("NVIDIA H100", (9, 0)) for _ in range(count))
-        for module in ("gpt_parallel.launch.devices", "gpt_parallel.doctor.self_test"):
-            monkeypatch.setattr(f"{module}.cuda_devices", lambda: found)
+        for module in ("launch.devices", "inputs.execution", "cli.doctor.self_test"):
+            monkeypatch.setattr(f"gpt_parallel.{module}.cuda_devices", lambda: found)
 
     return with_gpus
 
@@ -84,7 +84,7 @@ def test_sizes_that_cannot_be(facts):
 
 
 def test_weights_are_not_fetched_to_look_at_cases(facts, monkeypatch):
-    monkeypatch.setattr("gpt_parallel.models._download", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr("gpt_parallel.inputs.models._download", lambda *_: pytest.fail("fetched"))
 
     found = outcomes(facts(), device="cpu", model="gpt2", weights="checkpoint", num_gpus="1")
 

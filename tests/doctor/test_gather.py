@@ -7,8 +7,8 @@ import psutil
 import pynvml
 import pytest
 
-from gpt_parallel.doctor import gather
-from gpt_parallel.doctor.gpus import gather_gpus
+from gpt_parallel.cli.doctor import gather
+from gpt_parallel.cli.doctor.gather_gpus import gather_gpus
 from gpt_parallel.launch.torch_build import TorchBuild
 
 Memory = namedtuple("Memory", "total free")
@@ -192,7 +192,9 @@ def test_a_directory_without_permission(tmp_path, monkeypatch):
 
 def test_model_files(monkeypatch, tiny_checkpoint):
     model = tiny_checkpoint()
-    monkeypatch.setattr("gpt_parallel.models._cached", lambda repositories: model if "gpt2" in repositories else None)
+    monkeypatch.setattr(
+        "gpt_parallel.inputs.models._cached", lambda repositories: model if "gpt2" in repositories else None
+    )
 
     assert gather.gather_model("gpt2").directory == str(model)
     assert gather.gather_model("gpt2-large").directory is None

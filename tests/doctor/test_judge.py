@@ -2,12 +2,12 @@
 
 import pytest
 
-from gpt_parallel.doctor.cases import CaseVerdict
-from gpt_parallel.doctor.facts import DirectoryFacts, DriverFacts, GpuProcess, ModelFacts, SelfTest, TorchFacts
-from gpt_parallel.doctor.findings import can_run
-from gpt_parallel.doctor.judge import judge
-from gpt_parallel.result import CollectiveProbe
-from gpt_parallel.settings import make_settings
+from gpt_parallel.cli.doctor.cases import CaseVerdict
+from gpt_parallel.cli.doctor.facts import DirectoryFacts, DriverFacts, GpuProcess, ModelFacts, SelfTest, TorchFacts
+from gpt_parallel.cli.doctor.findings import can_run
+from gpt_parallel.cli.doctor.judge import judge
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.schema.result import CollectiveProbe
 from tests.doctor.conftest import GIB, gpu
 
 RUNS = (CaseVerdict(strategy="pure_data_parallel", num_gpus=1, outcome="runs"),)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from gpt_parallel.bench.suite import CUSTOM, Suite
 from gpt_parallel.cli import app
-from gpt_parallel.doctor import self_test
-from gpt_parallel.engine import self_test as engine
+from gpt_parallel.cli.doctor import self_test
+from gpt_parallel.engine.comm import probe as engine
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.result import CollectiveProbe
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import JobKind
-from gpt_parallel.suite import CUSTOM, Suite
+from gpt_parallel.schema.result import CollectiveProbe
+from gpt_parallel.schema.run import JobKind
 from tests.factories import rank_report
 
 
@@ -107,7 +107,7 @@ def test_a_rank_that_hangs_is_a_problem_with_a_deadline(monkeypatch):
 @pytest.mark.parametrize(("count", "backend"), [(1, "gloo"), (2, "nccl")])
 def test_one_gpu_is_shared_and_two_use_nccl(monkeypatch, count, backend):
     gpus = tuple(devices.Gpu("NVIDIA H100", (9, 0)) for _ in range(count))
-    monkeypatch.setattr(devices, "cuda_devices", lambda: gpus)
+    monkeypatch.setattr("gpt_parallel.inputs.execution.cuda_devices", lambda: gpus)
     monkeypatch.setattr(self_test, "cuda_devices", lambda: gpus)
     jobs = []
     monkeypatch.setattr(self_test, "launch", lambda job: jobs.append(job) or ())

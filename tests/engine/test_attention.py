@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
-from gpt_parallel.engine import rank
-from gpt_parallel.engine.attention import attend, attention_kernel, kernels_of, noting_kernels
-from gpt_parallel.result import AttentionKernels
-from gpt_parallel.spec import ExecutionSpec, Job
+from gpt_parallel.engine import job as job_module
+from gpt_parallel.engine.model.attention_kernel import attend, attention_kernel, kernels_of, noting_kernels
+from gpt_parallel.schema.result import AttentionKernels
+from gpt_parallel.schema.run import ExecutionSpec, Job
 from tests.factories import run_spec
 
 
@@ -100,9 +100,9 @@ def test_all_that_a_rank_does_is_under_the_choice(monkeypatch, kind):
 
         score = generate
 
-    monkeypatch.setattr(rank, "Rank", Fake)
+    monkeypatch.setattr(job_module, "Rank", Fake)
     job = Job(kind=kind, spec=run_spec(execution=execution("math")))
 
-    rank.run_job(job, 0, 0, "", None)
+    job_module.run_job(job, 0, 0, "", None)
 
     assert seen == [{**dict.fromkeys(enabled(), False), SDPBackend.MATH: True}] * 2

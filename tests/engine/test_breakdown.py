@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpt_parallel.engine.breakdown import _Call, add_up, break_down
+from gpt_parallel.engine.timing.breakdown import _Call, add_up, break_down
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr("gpt_parallel.engine.breakdown.time.monotonic", self.mark)
+        monkeypatch.setattr("gpt_parallel.engine.timing.breakdown.time.monotonic", self.mark)
 
     def mark(self):
         return self.now

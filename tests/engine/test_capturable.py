@@ -9,14 +9,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gpt_parallel.engine.collectives import Collectives
-from gpt_parallel.engine.decode_graph import DecodeGraphs
-from gpt_parallel.engine.generate import Generator, deal_lanes
-from gpt_parallel.engine.gpt2 import GPT2, Part
-from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.sampling import Sampler
-from gpt_parallel.model_spec import Architecture
-from gpt_parallel.spec import MeshSpec, Request, SamplingSpec, WorkloadSpec
+from gpt_parallel.engine.comm.collectives import Collectives
+from gpt_parallel.engine.generation.cuda_graphs import DecodeGraphs
+from gpt_parallel.engine.generation.loop import Generator, deal_lanes
+from gpt_parallel.engine.generation.sampling import Sampler
+from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec, WorkloadSpec
 
 SHAPE = Architecture(n_layer=2, n_head=2, n_embd=32, n_inner=64, vocab_size=97, n_positions=32)
 DEVICE = torch.device("meta")

@@ -7,10 +7,10 @@ import weakref
 import pytest
 import torch
 
-from gpt_parallel.engine import decode_graph
-from gpt_parallel.engine.collectives import Collectives
-from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.spec import MeshSpec, Request, SamplingSpec
+from gpt_parallel.engine.comm.collectives import Collectives
+from gpt_parallel.engine.generation import cuda_graphs as decode_graph
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec
 from tests.engine.test_parity import generate_here
 
 SAMPLINGS = [

@@ -10,12 +10,12 @@ LOAD = """
 import json, sys, threading
 from pathlib import Path
 import torch
-from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
-from gpt_parallel.engine.gpt2 import GPT2, Part
-from gpt_parallel.engine.pipeline_parallel import stage_layers
-from gpt_parallel.engine.tensor_parallel import shard_of
-from gpt_parallel.engine.weights import load
-from gpt_parallel.spec import ModelSpec
+from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
+from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.layout.stages import stage_layers
+from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.engine.model.weights import load
+from gpt_parallel.schema.run import ModelSpec
 
 def status(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))

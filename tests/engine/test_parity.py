@@ -5,18 +5,18 @@ import random
 import pytest
 import torch
 
-from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
-from gpt_parallel.engine.collectives import Collectives
-from gpt_parallel.engine.generate import Generator, deal_lanes
-from gpt_parallel.engine.gpt2 import GPT2, Part
-from gpt_parallel.engine.linear import can_pack
-from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.records import tokens_by_request
-from gpt_parallel.engine.sampling import Sampler
-from gpt_parallel.engine.tensor_parallel import shard_of
-from gpt_parallel.engine.weights import load
-from gpt_parallel.model_spec import ModelSpec
-from gpt_parallel.spec import MeshSpec, Request, SamplingSpec, WorkloadSpec
+from gpt_parallel.engine.comm.collectives import Collectives
+from gpt_parallel.engine.generation.loop import Generator, deal_lanes
+from gpt_parallel.engine.generation.records import tokens_by_request
+from gpt_parallel.engine.generation.sampling import Sampler
+from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.linear import can_pack
+from gpt_parallel.engine.model.weights import load
+from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.schema.model import ModelSpec
+from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec, WorkloadSpec
 
 CPU = torch.device("cpu")
 

@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.pipeline_parallel import head_cost, stage_layers
-from gpt_parallel.engine.tensor_parallel import shard_of
-from gpt_parallel.model_spec import Architecture
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.spec import MeshSpec
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.layout.stages import head_cost, stage_layers
+from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.run import MeshSpec
 
 
 def shards(shape, tp_size):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy import stats
 
-from gpt_parallel.engine.sampling import Sampler, _threshold, gumbel_noise, scale_of
-from gpt_parallel.engine.tensor_parallel import shard_of
-from gpt_parallel.model_spec import Architecture
-from gpt_parallel.spec import Request, SamplingSpec
+from gpt_parallel.engine.generation.sampling import Sampler, _threshold, gumbel_noise, scale_of
+from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.run import Request, SamplingSpec
 
 CPU = torch.device("cpu")
 VOCABULARY = 61

@@ -5,9 +5,9 @@ from itertools import count
 import pytest
 import torch
 
-from gpt_parallel.engine import peaks, telemetry
-from gpt_parallel.engine.peaks import measure_peaks
-from gpt_parallel.engine.telemetry import CpuMeter, read_telemetry
+from gpt_parallel.engine.timing import peaks, telemetry
+from gpt_parallel.engine.timing.peaks import measure_peaks
+from gpt_parallel.engine.timing.telemetry import CpuMeter, read_telemetry
 
 CPU = torch.device("cpu")
 

@@ -51,7 +51,7 @@ def test_whichever_rank_is_killed_whenever_the_others_end(tmp_path, seed):
 
     assert sorted(rank.returncode for rank in ranks) == [-signal.SIGKILL, 1, 1, 1]
     assert [error.strip().splitlines()[-1].split(":")[0] for error in errors if error] == [
-        "gpt_parallel.engine.events.LostPeerError"
+        "gpt_parallel.engine.pipe.LostPeerError"
     ] * 3
 
 

@@ -5,13 +5,14 @@ import pickle
 import pytest
 import torch
 
-from gpt_parallel.checkpoint import inspect_checkpoint, read_architecture
-from gpt_parallel.engine.gpt2 import GPT2, Part
-from gpt_parallel.engine.pipeline_parallel import stage_layers
-from gpt_parallel.engine.tensor_parallel import shard_of
-from gpt_parallel.engine.weights import load, random_tensor
-from gpt_parallel.model_spec import ModelSpec
-from gpt_parallel.models import ARCHITECTURES
+from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.random_weights import random_tensor
+from gpt_parallel.engine.model.weights import load
+from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.layout.stages import stage_layers
+from gpt_parallel.schema.model import ModelSpec
 
 
 def model_spec(directory):

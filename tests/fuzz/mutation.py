@@ -6,7 +6,7 @@ import json
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from gpt_parallel.problems import SpecError
+from gpt_parallel.base.errors import SpecError
 
 
 def attempt(read, *arguments):

@@ -5,8 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_parallel.config_file import read_config, to_yaml
-from gpt_parallel.settings import Settings, make_settings
+from gpt_parallel.inputs.settings import Settings, make_settings
+from gpt_parallel.inputs.yaml_file import read_config, to_yaml
 from tests.fuzz.mutation import FUZZ, are_named, attempt, damaged, mutated
 
 FILES = [

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.prompt_files import inspect_prompts
-from gpt_parallel.prompts import check_requests, make_requests, read_numbered_prompts
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.inputs.prompt_authoring import inspect_prompts
+from gpt_parallel.inputs.prompts import check_requests, make_requests, read_numbered_prompts
 from tests.fuzz.mutation import FUZZ, are_named, attempt, json_texts
 
 LINES = [

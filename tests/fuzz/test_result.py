@@ -5,9 +5,9 @@ import json
 import pytest
 from hypothesis import given
 
-from gpt_parallel.case import summarise
-from gpt_parallel.problems import SpecError
-from gpt_parallel.result import load_result
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.result_file import load_result
+from gpt_parallel.bench.summarise import summarise
 from tests.fuzz.mutation import FUZZ, are_named, attempt, json_texts
 from tests.test_measure import launch
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import PRESETS, Settings, make_settings
-from gpt_parallel.spec import RunSpec
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.inputs.settings import PRESETS, Settings, make_settings
+from gpt_parallel.schema.run import RunSpec
 from tests.factories import run_spec
 from tests.fuzz.mutation import FUZZ, are_named, attempt, hostile, mutated, values
 

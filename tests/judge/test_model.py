@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from gpt_parallel.engine.weights import random_tensor
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.engine.model.random_weights import random_tensor
+from gpt_parallel.inputs.models import resolve_model
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.judge.model import load_model
-from gpt_parallel.model_spec import Architecture, ModelSpec
-from gpt_parallel.models import resolve_model
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.schema.model import Architecture, ModelSpec
 
 CPU = torch.device("cpu")
 SHAPE = Architecture(n_layer=2, n_head=3, n_embd=24, n_inner=40, vocab_size=97, n_positions=64)

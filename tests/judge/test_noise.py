@@ -5,9 +5,9 @@ from math import log
 import pytest
 import torch
 
-from gpt_parallel.engine.sampling import Sampler, gumbel_noise
+from gpt_parallel.engine.generation.sampling import Sampler, gumbel_noise
 from gpt_parallel.judge.noise import gumbel
-from gpt_parallel.spec import Request, SamplingSpec
+from gpt_parallel.schema.run import Request, SamplingSpec
 from tests.engine.test_sampling import SHAPE, VOCABULARY, Alone
 
 CPU = torch.device("cpu")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from gpt_parallel.engine.sampling import Sampler
+from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.judge import scoring
 from gpt_parallel.judge.scoring import score
-from gpt_parallel.spec import Request, SamplingSpec
+from gpt_parallel.schema.run import Request, SamplingSpec
 from tests.engine.test_sampling import SHAPE, VOCABULARY, Alone
 
 PROMPT = (3, 5)

@@ -2,10 +2,10 @@
 
 import pytest
 
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import fork_server, local
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import FaultSpec
-from gpt_parallel.suite import Suite
+from gpt_parallel.schema.run import FaultSpec
 from tests import mutants, processes
 
 

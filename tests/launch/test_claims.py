@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 import pynvml
 import pytest
 
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.launch import claims, devices
 from gpt_parallel.launch.claims import claim_cores, claim_devices, claim_gpus, memory_given_back
 from gpt_parallel.launch.torch_build import TorchBuild
-from gpt_parallel.problems import SpecError
-from gpt_parallel.spec import ExecutionSpec
+from gpt_parallel.schema.run import ExecutionSpec
 
 HOLDER = """
 import subprocess, sys

@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gpt_parallel.launch import hiring
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.claims import claim_cores
+from gpt_parallel.launch.cluster import assignment as hiring
 from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import FaultSpec
-from gpt_parallel.suite import Suite
+from gpt_parallel.schema.run import FaultSpec
 from tests.processes import ranks_alive
 
 STARTER = f"{sys.executable} {Path(__file__).parent.parent / 'starter.py'}"
@@ -215,8 +215,8 @@ def test_a_rank_of_another_version_is_refused(make_suite, monkeypatch):
 def test_ranks_end_when_the_one_that_wanted_them_is_killed():
     code = """
 import sys, psutil
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.bench.suite import Suite
 def show(rank, phase):
     if phase.startswith("round 1"):
         print(*[p.pid for p in psutil.Process().children(recursive=True)], flush=True)

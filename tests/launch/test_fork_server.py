@@ -19,9 +19,9 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 import psutil
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import FaultSpec
-from gpt_parallel.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.schema.run import FaultSpec
+from gpt_parallel.bench.suite import Suite
 
 def show(rank, phase):
     if (rank, phase) == (1, sys.argv[1]):

@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from gpt_parallel import runner
-from gpt_parallel.engine.collectives import Collectives
-from gpt_parallel.engine.generate import Generator, deal_lanes
-from gpt_parallel.engine.gpt2 import GPT2, Part
-from gpt_parallel.engine.mesh import Mesh
-from gpt_parallel.engine.sampling import Sampler
+from gpt_parallel.bench import runner
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.engine.comm.collectives import Collectives
+from gpt_parallel.engine.generation.loop import Generator, deal_lanes
+from gpt_parallel.engine.generation.sampling import Sampler
+from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.gpu_memory import GpuMemoryError, check_gpu_memory, deal, needs
 from gpt_parallel.launch.torch_build import TorchBuild
-from gpt_parallel.model_spec import Architecture, ModelSpec
-from gpt_parallel.models import ARCHITECTURES
-from gpt_parallel.settings import make_settings
-from gpt_parallel.spec import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec
-from gpt_parallel.suite import Suite
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec
 from tests.factories import run_spec
 
 GIB = 1 << 30

@@ -3,11 +3,11 @@
 import pynvml
 import pytest
 
+from gpt_parallel.bench.figures import energy
 from gpt_parallel.launch import gpu_sampler as module
 from gpt_parallel.launch.gpu_sampler import GpuSampler, gpu_sampler
-from gpt_parallel.measure import energy
-from gpt_parallel.readings import RankTelemetry
-from gpt_parallel.spec import ExecutionSpec
+from gpt_parallel.schema.run import ExecutionSpec
+from gpt_parallel.schema.telemetry import RankTelemetry
 from tests.factories import rank_report, run_spec
 
 
@@ -241,7 +241,7 @@ def test_the_launcher_tells_the_observer_and_wakes_up_for_it(suite):
             return 0.001
 
     from gpt_parallel.launch.local import launch
-    from gpt_parallel.spec import Job, JobKind
+    from gpt_parallel.schema.run import Job, JobKind
 
     observer = Observer()
     launch(Job(kind=JobKind.GENERATE, spec=suite.spec("pure_data_parallel", 1)), observer=observer)

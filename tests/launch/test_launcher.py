@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from gpt_parallel.launch import devices, launcher_process
-from gpt_parallel.launch.launcher import parse_address, parse_launcher
-from gpt_parallel.problems import SpecError
-from gpt_parallel.settings import make_settings
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.inputs.execution import device_counts, resolve_execution, why_skip
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.launch.cluster import process as launcher_process
+from gpt_parallel.launch.cluster.command import parse_address, parse_launcher
 
 
 @pytest.mark.parametrize(
@@ -76,13 +77,13 @@ def test_cases_are_those_that_suit_the_launcher():
     four = make_settings("smoke", {"device": "cpu", "launcher": "torchrun --nnodes=2 --nproc-per-node=2"})
     any_number = make_settings("smoke", {"device": "cpu", "launcher": "mpirun -n {num_gpus}"})
 
-    assert devices.device_counts(four) == (4,)
-    assert devices.why_skip(four, 2).startswith("needs 2 ranks, the launcher starts 4")
-    assert devices.why_skip(four, 4) is None
-    assert devices.device_counts(any_number) == (1, 2, 4)
-    assert devices.why_skip(any_number, 2) is None
-    assert devices.resolve_execution(four, 4).backend == "gloo"
-    assert not devices.resolve_execution(four, 4).oversubscribed
+    assert device_counts(four) == (4,)
+    assert why_skip(four, 2).startswith("needs 2 ranks, the launcher starts 4")
+    assert why_skip(four, 4) is None
+    assert device_counts(any_number) == (1, 2, 4)
+    assert why_skip(any_number, 2) is None
+    assert resolve_execution(four, 4).backend == "gloo"
+    assert not resolve_execution(four, 4).oversubscribed
 
 
 def test_what_the_environment_would_change_about_a_launcher_is_kept_from_it(monkeypatch, tmp_path):

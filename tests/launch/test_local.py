@@ -127,8 +127,8 @@ def test_memory_is_a_rank_s_own_whatever_its_launcher_holds():
     """A child inherits its parent's ru_maxrss."""
     code = """
 from gpt_parallel.launch import fork_server
-from gpt_parallel.settings import make_settings
-from gpt_parallel.suite import Suite
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.bench.suite import Suite
 fork_server.AVAILABLE = False
 ballast = bytearray(b"x" * 2**30)
 suite = Suite(make_settings("smoke", {"num_iterations": 1, "device": "cpu", "verify": False}))

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from gpt_parallel.launch.cluster.placement import place
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.launch.placement import place
-from gpt_parallel.spec import MeshSpec
-from gpt_parallel.wire import Hello
+from gpt_parallel.schema.handshake import Hello
+from gpt_parallel.schema.run import MeshSpec
 
 
 def hello(rank, size):

@@ -11,11 +11,12 @@ from contextlib import ExitStack
 import pytest
 
 from gpt_parallel import __version__
+from gpt_parallel.base.host import clock_id, pid_space
+from gpt_parallel.launch.cluster.assignment import check, hire
+from gpt_parallel.launch.cluster.listener import Reception
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.launch.hiring import check, hire
-from gpt_parallel.launch.reception import Reception
-from gpt_parallel.spec import ExecutionSpec, Job, JobKind, MeshSpec
-from gpt_parallel.wire import Hello, clock_id, pid_space
+from gpt_parallel.schema.handshake import Hello
+from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec
 from tests.factories import run_spec
 
 

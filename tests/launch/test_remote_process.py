@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt_parallel.launch.remote_process import RemoteProcess, on_clock, reports_of
+from gpt_parallel.launch.cluster.remote_process import RemoteProcess, on_clock, reports_of
 from gpt_parallel.launch.watch import WatchedRank
-from gpt_parallel.result import BatchTimeline
+from gpt_parallel.schema.result import BatchTimeline
 from tests.factories import rank_report, round_report
 
 

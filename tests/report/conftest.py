@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gpt_parallel.report.load import load_run
+from gpt_parallel.report.saved_run import load_run
 
 
 @pytest.fixture

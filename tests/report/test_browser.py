@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_parallel.report.load import load_run
 from gpt_parallel.report.render import write_report
+from gpt_parallel.report.saved_run import load_run
 
 GOLDEN = Path(__file__).parent / "golden" / "run.json"
 pytestmark = pytest.mark.browser

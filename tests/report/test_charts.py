@@ -3,9 +3,9 @@
 import pytest
 from matplotlib.collections import PathCollection
 
-from gpt_parallel.report.charts import MOST_WORKLOADS, draw_charts
-from gpt_parallel.report.pareto import Tradeoff, clusters_of
-from gpt_parallel.report.plots import looks
+from gpt_parallel.report.charts.bars import looks
+from gpt_parallel.report.charts.chart_set import MOST_WORKLOADS, draw_charts
+from gpt_parallel.report.charts.tradeoff import Tradeoff, clusters_of
 from tests.factories import bench, document, summary
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from gpt_parallel.report.columns import COMPARISON, comparison_cells, duration
-from gpt_parallel.report.compare import compare
-from gpt_parallel.report.load import ReportError
+from gpt_parallel.report.compare.side_by_side import compare
+from gpt_parallel.report.saved_run import ReportError
 from tests.factories import bench, document, stats
 
 

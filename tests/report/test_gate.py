@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt_parallel.cli import app
-from gpt_parallel.report.gate import METRICS, decide
-from gpt_parallel.report.gate_output import to_github, to_junit, to_text
-from gpt_parallel.report.verdicts import Rules, Verdict
+from gpt_parallel.report.compare.gate import METRICS, decide
+from gpt_parallel.report.compare.gate_output import to_github, to_junit, to_text
+from gpt_parallel.report.compare.verdicts import Rules, Verdict
 from tests.factories import bench, document
 
 STEADY = (100.0, 101.0, 99.5, 100.5)
@@ -484,7 +484,7 @@ def test_an_unforeseen_error_is_not_taken_for_a_regression(save, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("by nothing\nat all")
 
-    monkeypatch.setattr("gpt_parallel.report.gate.decide", broken)
+    monkeypatch.setattr("gpt_parallel.report.compare.gate.decide", broken)
     path = save("run", document(bench(throughputs=STEADY)))
 
     done = run_gate(path, path)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gpt_parallel.report.load import ReportError, load_run, load_runs
+from gpt_parallel.report.saved_run import ReportError, load_run, load_runs
 from tests.factories import bench, document, run_result, run_spec, stats
 
 

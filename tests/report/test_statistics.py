@@ -6,7 +6,7 @@ import random
 import pytest
 from scipy import stats
 
-from gpt_parallel.report.statistics import holm, launches_needed, paired, welch
+from gpt_parallel.report.compare.statistics import holm, launches_needed, paired, welch
 
 
 def sample(count, median=1.0, spread=0.05, seed=0):

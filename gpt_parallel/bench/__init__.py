@@ -1,0 +1,1 @@
+"""Runs cases, proves them, sums them up and keeps them."""

@@ -1,0 +1,96 @@
+"""What long work shows while it runs: a line that changes on a terminal, a line per phase in a log.
+
+Under pytest the line stands behind the dots and is taken back, so that they stay whole.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from gpt_parallel.schema.run import RunSpec
+
+Show = Callable[[str], None]
+LOG_EVERY_S = 10.0  # a log of a thousand rounds is not to have a thousand lines of them
+
+
+class CaseProgress:
+    """Rank 0's phases as short texts, with the tokens/s of the rounds that are over. Called as `(rank, phase)`.
+
+    With `show` None it shows nothing; of a launch's rounds it shows the first and then one in `every_s` seconds.
+    """
+
+    def __init__(self, show: Show | None, every_s: float = 0.0) -> None:
+        self._show, self._every_s = show or (lambda text: None), every_s
+        self._name, self._tokens_per_round = "", 0
+        self._first_round_s: float | None = None
+        self._shown_round_s = 0.0
+        self._rounds_over = 0
+
+    def start(self, spec: "RunSpec") -> None:
+        """The next phases are those of a launch of this case (or of its reference)."""
+        self._name, self._tokens_per_round = spec.name, spec.workload.num_output_tokens
+        self._first_round_s, self._rounds_over = None, 0
+
+    def end(self) -> None:
+        """Take the line back."""
+        self._show("")
+
+    def __call__(self, rank: int, phase: str) -> None:
+        if rank != 0:
+            return
+        text = f"{self._name}: {phase}" if self._name else phase
+        if phase.startswith("round "):
+            self._show_round(text)
+        else:
+            self._first_round_s = None
+            self._show(text)
+
+    def _show_round(self, text: str) -> None:
+        now = time.monotonic()
+        if self._first_round_s is None:
+            self._first_round_s, self._rounds_over = now, 0
+        else:
+            self._rounds_over += 1
+            if now - self._shown_round_s < self._every_s:
+                return
+        self._shown_round_s = now
+        seconds = now - self._first_round_s
+        rate = f", {self._rounds_over * self._tokens_per_round / seconds:,.0f} tokens/s" if seconds else ""
+        self._show(text + rate)
+
+
+def pytest_progress(config: "pytest.Config") -> CaseProgress:
+    """Behind the dots of a terminal; with -v on lines of its own in a log; nothing with -q, or in a log without -v."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    verbosity = config.get_verbosity()
+    if reporter is None or verbosity < 0:
+        return CaseProgress(None)
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    writer = config.get_terminal_writer()
+
+    def uncaptured(write: Callable[[], None]) -> None:
+        if capture is None:
+            write()
+            return
+        with capture.global_and_fixture_disabled():
+            write()
+
+    if writer.hasmarkup:
+
+        def show_inline(text: str) -> None:
+            room = max(0, writer.fullwidth - writer.width_of_current_line - 2)
+            # Save the cursor, write, clear to the end of the line, go back.
+            uncaptured(lambda: _write(f"\x1b7 {text[:room]}\x1b[K\x1b8" if text else "\x1b[K"))
+
+        def _write(text: str) -> None:
+            writer._file.write(text)  # not counted as a part of pytest's line
+            writer._file.flush()
+
+        return CaseProgress(show_inline)
+
+    if verbosity < 1:
+        return CaseProgress(None)
+    return CaseProgress(lambda text: uncaptured(lambda: reporter.write_line(text)) if text else None, LOG_EVERY_S)

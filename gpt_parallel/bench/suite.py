@@ -1,0 +1,244 @@
+"""Runs cases: resolves settings once, launches each case and proves it against a reference made once per workload."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpt_parallel.base.atomic_files import write_atomically
+from gpt_parallel.base.errors import SpecError, why_no_directory
+from gpt_parallel.base.escaping import slug
+from gpt_parallel.base.redaction import redact, redact_log, redact_tree
+from gpt_parallel.bench.environment import describe_environment
+from gpt_parallel.bench.figures import energy, figures
+from gpt_parallel.bench.runner import Runner, asked_for
+from gpt_parallel.bench.verification import records_of
+from gpt_parallel.bench.verifier import VerificationError, Verifier
+from gpt_parallel.inputs.execution import resolve_execution
+from gpt_parallel.inputs.models import Tokenizer, resolve_model
+from gpt_parallel.inputs.prompts import (
+    Prompt,
+    check_requests,
+    make_requests,
+    random_prompts,
+    read_numbered_prompts,
+    read_prompts,
+    shipped_prompts,
+)
+from gpt_parallel.inputs.settings import Settings
+from gpt_parallel.launch.watch import OnPhase
+from gpt_parallel.layout.cost import efficiency
+from gpt_parallel.layout.strategies import is_degenerate, mesh_for
+from gpt_parallel.schema.model import ModelSpec
+from gpt_parallel.schema.result import FAULT_INJECTED, Output, RankReport, RunResult, Verification
+from gpt_parallel.schema.run import FaultSpec, MeshSpec, RunSpec, SamplingSpec, WorkloadSpec
+
+CUSTOM = "custom"
+_NO_FIGURES: dict[str, Any] = {
+    "rounds": (),
+    "telemetry": None,
+    "peak_rates": None,
+    "breakdown": None,
+    "phase_seconds": {},
+}
+
+
+class InjectedFaultError(VerificationError):
+    """A run that finished although it was given a fault; `result` says so and has no figures."""
+
+    def __init__(self, result: RunResult) -> None:
+        self.verification, self.result = result.verification, result
+        told = asked_for(result.spec.execution.fault)
+        RuntimeError.__init__(self, f"{result.spec.name}: the run ended well, but nothing it measured counts{told}")
+
+
+class Suite:
+    """All cases of one set of settings. Model, prompts and references are looked up or made once and shared.
+
+    A `fault` is for cases, not for references.
+    """
+
+    def __init__(self, settings: Settings, on_phase: OnPhase | None = None, fault: FaultSpec | None = None) -> None:
+        redact_log()
+        self.settings = settings
+        self._fault = fault
+        self.runner = Runner(settings, on_phase)
+        self.verifier = Verifier(self.runner, settings.judge)
+
+    @cached_property
+    def model(self) -> ModelSpec:
+        settings = self.settings
+        return resolve_model(settings.model, settings.weights, settings.weights_seed, offline=settings.offline)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.model)
+
+    @cached_property
+    def workload(self) -> WorkloadSpec:
+        settings = self.settings
+        prompts, places = self._prompts
+        requests = make_requests(
+            prompts,
+            self.tokenizer.encode,
+            num_requests=settings.num_samples,
+            prompt_tokens=settings.prompt_tokens,
+            max_new_tokens=settings.max_length,
+            places=places,
+        )
+        check_requests(requests, places, self.model.name, self.model.architecture)
+        return WorkloadSpec(
+            requests=requests,
+            batch_size=settings.batch_size,
+            sampling=SamplingSpec(
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                repetition_penalty=settings.repetition_penalty,
+                seed=settings.seed,
+            ),
+            source=self._prompt_source(),
+        )
+
+    @cached_property
+    def _prompts(self) -> tuple[list[Prompt], list[str]]:
+        """The prompts, and where each is in the user's file."""
+        settings = self.settings
+        if settings.prompts == "random":
+            count, length = settings.num_samples or 20, settings.prompt_tokens or 64
+            return random_prompts(count, length, self.model.architecture.vocab_size, settings.seed), []
+        if settings.prompts == "builtin":
+            return read_prompts(shipped_prompts()), []
+        numbered = read_numbered_prompts(Path(settings.prompts))
+        return [prompt for _, prompt in numbered], [f"{settings.prompts}:{number}" for number, _ in numbered]
+
+    def _prompt_source(self) -> str:
+        if self.settings.prompts == "random":
+            return f"random ids (seed {self.settings.seed})"
+        name = "shipped prompts" if self.settings.prompts == "builtin" else Path(self.settings.prompts).name
+        has_text = any(prompt.prompt is not None for prompt in self._prompts[0])
+        return f"{name}, {self.tokenizer.description if has_text else 'given token ids'}"
+
+    def mesh(self, strategy: str, num_gpus: int) -> MeshSpec:
+        if strategy != CUSTOM:
+            return mesh_for(strategy, num_gpus)
+        return custom_mesh(self.settings, num_gpus)
+
+    def spec(self, strategy: str, num_gpus: int) -> RunSpec:
+        """One case, resolved and checked. Raises SpecError with everything that is wrong with it."""
+        mesh = self.mesh(strategy, num_gpus)
+        execution = resolve_execution(self.settings, num_gpus).model_copy(update={"fault": self._fault})
+        _ = self.runner.external  # an address that cannot be listened on is found now
+        if self.settings.profile is not None:
+            name = slug(f"{strategy}-{num_gpus}gpu-batch{self.settings.batch_size}")
+            directory = Path(self.settings.profile).absolute() / name
+            execution = execution.model_copy(update={"profile": str(directory)})
+        try:
+            return RunSpec(
+                strategy=strategy,
+                mesh=mesh,
+                model=self.model,
+                workload=self.workload,
+                execution=execution,
+                degenerate=is_degenerate(strategy, mesh),
+            )
+        except ValidationError as error:
+            raise SpecError.from_validation(error) from error
+
+    def run(self, spec: RunSpec, *, timed: bool = True) -> RunResult:
+        """Launch a case and verify it; with `timed` False it has no rounds.
+
+        Raises LaunchError if a rank fails, VerificationError on a mismatch and InjectedFaultError after a fault.
+        """
+        if not timed:
+            spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"rounds": 0})})
+        if self.settings.verify:
+            self.verifier.reference(spec)  # made and judged now, for nothing may run beside timed rounds
+        if spec.execution.profile is not None:
+            _make_directory(Path(spec.execution.profile))
+        try:
+            spec, ranks, gpus, no_energy = self.runner.run(spec)
+        finally:
+            if spec.execution.profile is not None:
+                _redact_traces(Path(spec.execution.profile))
+        verification = Verification(status="skipped")
+        if self.settings.verify:
+            verification = self.verifier.verify(spec, ranks)
+        result = self._result(spec, ranks, verification, {key: r.tokens for key, r in records_of(ranks).items()})
+        return result.model_copy(
+            update={
+                "gpus": gpus,
+                "energy": energy(spec, gpus, no_energy),
+                "efficiency": efficiency(spec, ranks, result.figures),
+            }
+        )
+
+    def result_of_peer(self, spec: RunSpec, rank: RankReport, tokens: Mapping[int, tuple[int, ...]]) -> RunResult:
+        """What another engine made of a case's requests on one device; VerificationError on a mismatch."""
+        return self._result(spec, [rank], self.verifier.verify_tokens(spec, tokens), tokens)
+
+    def _result(
+        self,
+        spec: RunSpec,
+        ranks: Sequence[RankReport],
+        verification: Verification,
+        tokens: Mapping[int, tuple[int, ...]],
+    ) -> RunResult:
+        is_faulty = spec.execution.fault is not None
+        if is_faulty:
+            verification = Verification(status=FAULT_INJECTED)
+            ranks = [rank.model_copy(update=_NO_FIGURES) for rank in ranks]
+        result = RunResult(
+            spec=spec,
+            weights_origin=spec.model.weights_origin,
+            verification=verification,
+            figures=figures(spec, ranks),
+            environment=describe_environment(ranks),
+            ranks=tuple(rank.model_copy(update={"records": ()}) for rank in ranks),
+            outputs=tuple(
+                Output(request_id=key, tokens=chosen, text=self.tokenizer.decode(chosen))
+                for key, chosen in sorted(tokens.items())
+            ),
+        )
+        result = redact_tree(result)
+        if is_faulty:
+            raise InjectedFaultError(result)
+        return result
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"profile directory {path}: cannot be made ({why_no_directory(error)})") from error
+
+
+def _redact_traces(directory: Path) -> None:
+    """A trace has its own path in it, at least. Ranks write for their user alone; here the umask counts.
+
+    What a rank that was killed has left half-written goes. Traces on the disks of other machines stay as they are.
+    """
+    for path in directory.glob(".rank_*"):
+        path.unlink(missing_ok=True)
+    for path in directory.glob("rank_*.*"):
+        write_atomically(path, redact(path.read_text(encoding="utf-8", errors="replace")))
+
+
+def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:
+    """The mesh of the given degrees; one that is not given is what is left over of `num_gpus`, dp first.
+
+    Raises SpecError if the product is not `num_gpus`.
+    """
+    tp, pp, dp = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
+    if dp is None:
+        known = (tp or 1) * (pp or 1)
+        dp = num_gpus // known if num_gpus and num_gpus % known == 0 else 1
+    mesh = MeshSpec(tp=tp or 1, pp=pp or 1, dp=dp)
+    if num_gpus is not None and mesh.size != num_gpus:
+        raise SpecError(
+            f"tensor_parallel_size {mesh.tp} × pipeline_parallel_size {mesh.pp} × data_parallel_size {mesh.dp} "
+            f"= {mesh.size} devices, but {num_gpus} were asked for; the product must be {num_gpus}"
+        )
+    return mesh

@@ -1,0 +1,143 @@
+"""A case's launches, summed up in one row."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median, quantiles
+
+from gpt_parallel.bench.summarise_telemetry import summarise_readings
+from gpt_parallel.schema.result import RunResult
+from gpt_parallel.schema.summary import CaseSummary, LaunchFigures
+
+_STATUS_ORDER = ("exact", "tie", "skipped", "mismatch", "fault-injected")
+
+
+def summarise(results: Sequence[RunResult]) -> CaseSummary:
+    """The row of a case that was launched `len(results)` times, at least once."""
+    first = results[0]
+    spec, environment = first.spec, first.environment
+    launches = tuple(_launch(result) for result in results)
+    peaks = _largest_by_rank(results)
+    throughput = _median(launch.throughput_tok_s for launch in launches)
+    return CaseSummary(
+        engine=spec.engine,
+        strategy=spec.strategy,
+        num_gpus=spec.num_gpus,
+        mesh=str(spec.mesh),
+        pp=spec.mesh.pp,
+        dp=spec.mesh.dp,
+        tp=spec.mesh.tp,
+        device=spec.execution.device,
+        device_name=environment.device_names[0],
+        backend=spec.execution.backend,
+        linear=first.ranks[0].linear,
+        attention=spec.execution.attention,
+        attention_prefill=_kernels(first, "prefill"),
+        attention_decode=_kernels(first, "decode"),
+        decode=spec.execution.decode,
+        model=spec.model.name,
+        weights=first.weights_origin,
+        dtype=spec.execution.dtype,
+        workload=spec.workload.shape,
+        workload_sha256=_workload_digest(first),
+        prompts=spec.workload.source,
+        batch_size=spec.workload.batch_size,
+        num_requests=len(spec.workload.requests),
+        output_tokens=spec.workload.num_output_tokens,
+        rounds=sum(len(launch.round_seconds) for launch in launches),
+        throughput_tok_s=throughput,
+        throughput_per_gpu_tok_s=throughput / spec.num_gpus if throughput else None,
+        itl_s=_median(launch.itl_s for launch in launches),
+        **_latencies("ttft", launches, [r.figures.ttft_samples_s for r in results]),
+        **_latencies("tpot", launches, [r.figures.tpot_samples_s for r in results]),
+        **_latencies("latency", launches, [r.figures.latency_samples_s for r in results]),
+        verified=max((r.verification.status for r in results), key=_STATUS_ORDER.index),
+        tokens_compared=min(result.verification.tokens_compared for result in results),
+        judge=first.verification.judge,
+        repeatable=_all_repeat([result.verification.repeatable for result in results]),
+        oversubscribed=spec.execution.oversubscribed,
+        shared=any(rank.shared for result in results for rank in result.ranks),
+        degenerate=spec.degenerate,
+        max_parameter_bytes=max(rank.parameter_bytes for rank in first.ranks),
+        max_kv_cache_bytes=max(rank.kv_cache_bytes for rank in first.ranks),
+        max_peak_memory_bytes=max((peak for peak in peaks if peak is not None), default=None),
+        peak_memory_bytes_by_rank=peaks,
+        torch=environment.torch,
+        cpu=environment.cpu,
+        num_cores=environment.num_cores,
+        num_hosts=len({rank.host for rank in first.ranks}),
+        cores_per_rank=spec.execution.cores_per_rank,
+        hostname=environment.hostname,
+        git_commit=environment.git_commit,
+        git_dirty=environment.git_dirty,
+        launches=launches,
+        **summarise_readings(results),
+    )
+
+
+def percentile(samples: Sequence[float], percent: int) -> float | None:
+    """The percentile, linearly interpolated; None unless at least one sample is expected to lie beyond it."""
+    if len(samples) * (100 - percent) < 100:
+        return None
+    return quantiles(samples, n=100, method="inclusive")[percent - 1]
+
+
+def _launch(result: RunResult) -> LaunchFigures:
+    figures = result.figures
+    return LaunchFigures(
+        round_seconds=figures.round_seconds,
+        throughput_tok_s=figures.throughput_tok_s,
+        ttft_s=figures.ttft_s,
+        itl_s=figures.itl_s,
+        tpot_s=figures.tpot_s,
+        latency_s=figures.latency_s,
+        peak_memory_bytes=max((r.peak_memory_bytes for r in result.ranks if r.peak_memory_bytes), default=None),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _latencies(
+    name: str, launches: Sequence[LaunchFigures], samples: Sequence[Sequence[float]]
+) -> dict[str, float | int | None]:
+    pooled = [value for values in samples for value in values]
+    return {
+        f"{name}_s": _median(getattr(launch, f"{name}_s") for launch in launches),
+        f"{name}_mean_s": fmean(pooled) if pooled else None,
+        f"{name}_p90_s": percentile(pooled, 90),
+        f"{name}_p95_s": percentile(pooled, 95),
+        f"{name}_p99_s": percentile(pooled, 99),
+        f"{name}_samples": len(pooled),
+    }
+
+
+def _kernels(result: RunResult, phase: str) -> str | None:
+    """Of all ranks: those without layers have none."""
+    found = (getattr(rank.attention, phase) for rank in result.ranks if rank.attention)
+    return "+".join(sorted({kernel for kernels in found if kernels for kernel in kernels.split("+")})) or None
+
+
+def _all_repeat(launches: Sequence[bool | None]) -> bool | None:
+    """None where no launch had timed rounds that were verified."""
+    known = [repeats for repeats in launches if repeats is not None]
+    return all(known) if known else None
+
+
+def _largest_by_rank(results: Sequence[RunResult]) -> tuple[int | None, ...]:
+    by_rank = zip(*(result.ranks for result in results), strict=True)
+    return tuple(max((r.peak_memory_bytes for r in ranks if r.peak_memory_bytes), default=None) for ranks in by_rank)
+
+
+def _workload_digest(result: RunResult) -> str:
+    """Equal for runs whose throughputs may be compared: the same model, weights, requests, sampling and number type."""
+    model = result.spec.model
+    parts = (
+        model.architecture.model_dump_json(),
+        model.weights,
+        str(model.seed),
+        result.spec.workload.model_dump_json(exclude={"source"}),
+        result.spec.execution.dtype,
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,71 @@
+"""Commits checked out beside the working tree, and removed whatever happens."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.signals import uninterrupted
+
+ROOM_PREFIX = "gpt_parallel-ab-"  # names the directories that our worktrees are in, and so which are ours
+
+
+@contextmanager
+def worktree(repository: Path, commit: str, path: Path) -> Iterator[Path]:
+    """A commit checked out beside the working tree, which is not touched."""
+    try:
+        with uninterrupted():
+            _git(repository, "worktree", "add", "--detach", "--quiet", str(path), commit)
+        yield path
+    finally:
+        with uninterrupted():
+            _remove_worktree(repository, path)
+
+
+def _remove_worktree(repository: Path, path: Path) -> None:
+    """Directory and registration, in whatever state an interrupted `git worktree add` left them."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(SpecError):
+        _git(repository, "worktree", "remove", "--force", "--force", str(path))  # twice: locked while being added
+
+
+def remove_leftovers(repository: Path) -> None:
+    """Registrations of our own worktrees that a killed run left behind. Other missing ones may be on a disk to come."""
+    for line in _git(repository, "worktree", "list", "--porcelain").splitlines():
+        path = Path(line.removeprefix("worktree "))
+        is_ours = line.startswith("worktree ") and path.parent.name.startswith(ROOM_PREFIX)
+        if is_ours and not path.exists():
+            _remove_worktree(repository, path)
+
+
+def find_repository() -> Path:
+    """The one around the working directory; SpecError if there is none."""
+    return Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
+
+
+def find_commit(repository: Path, ref: str) -> str:
+    """The commit that a name means; SpecError if there is none."""
+    try:
+        return _git(repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+    except SpecError as error:
+        raise SpecError(f"no such commit {ref!r}") from error
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+            start_new_session=True,  # a terminal's Ctrl-C would leave half a worktree
+        )
+    except FileNotFoundError as error:
+        raise SpecError("git is not installed") from error
+    except subprocess.SubprocessError as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip()
+        raise SpecError(f"git {arguments[0]}: {reason}") from error
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""How ranks talk: transports, collectives, process groups, shared memory."""

@@ -1,0 +1,235 @@
+"""One generation loop for every layout: it yields what happens, and does not time it.
+
+A replica deals its batches to `pp` lanes. Each turn of the loop takes every lane one step further: the first stage
+embeds the prompt, or the token that came back; every stage runs its layers on the lane's cache and passes on; the last
+stage samples and returns the token. With pp = 1 this is plain batched generation.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpt_parallel.engine.comm.collectives import Collectives
+from gpt_parallel.engine.generation.cuda_graphs import Capture, DecodeGraphs, Result
+from gpt_parallel.engine.generation.sampling import Choice, RowState, Sampler
+from gpt_parallel.engine.model.gpt2 import GPT2
+from gpt_parallel.engine.model.kv_cache import KVCache, Step
+from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.schema.run import Request, WorkloadSpec
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that are generated together, by one lane."""
+
+    batch_id: str
+    requests: tuple[Request, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return max(request.max_new_tokens for request in self.requests)
+
+    @property
+    def prompt_length(self) -> int:
+        return max(len(request.prompt_ids) for request in self.requests)
+
+
+class Event(NamedTuple):
+    """A batch's start (first stage; `choice` None) or one sampled token per row (last stage)."""
+
+    batch: Batch
+    step: int
+    choice: Choice | None
+
+
+def deal_lanes(workload: WorkloadSpec, mesh: Mesh) -> list[list[Batch]]:
+    """The batches of this rank's replica, dealt to pp lanes.
+
+    Too few batches are split, widest first, so that every replica and lane has work while there are rows to give.
+    """
+    size = workload.batch_size
+    starts = range(0, len(workload.requests), size)
+    batches = [Batch(str(i), workload.requests[start : start + size]) for i, start in enumerate(starts)]
+    own = _split(batches, mesh.sizes.dp)[mesh.replica :: mesh.sizes.dp]
+    own = _split(own, mesh.sizes.pp)
+    return [own[lane :: mesh.sizes.pp] for lane in range(min(mesh.sizes.pp, len(own)))]
+
+
+def _split(batches: list[Batch], count: int) -> list[Batch]:
+    """At least `count` batches, by halving the widest while it has more than one row."""
+    batches = list(batches)
+    while 0 < len(batches) < count:
+        widest = max(range(len(batches)), key=lambda index: len(batches[index].requests))
+        batch = batches[widest]
+        if len(batch.requests) == 1:
+            break
+        middle = (len(batch.requests) + 1) // 2
+        halves = (batch.requests[:middle], batch.requests[middle:])
+        batches[widest : widest + 1] = [Batch(f"{batch.batch_id}.{i}", half) for i, half in enumerate(halves)]
+    return batches
+
+
+class _Rows:
+    """A batch's tensors on the device, made before anything is timed."""
+
+    def __init__(self, batch: Batch, num_positions: int, device: torch.device) -> None:
+        self.batch = batch
+        lengths = [len(request.prompt_ids) for request in batch.requests]
+        padded = [list(r.prompt_ids) + [0] * (batch.prompt_length - len(r.prompt_ids)) for r in batch.requests]
+        self.size = len(batch.requests)
+        self.prompt = torch.tensor(padded, device=device)
+        self.lengths = torch.tensor(lengths, device=device)
+        self.all_rows = torch.arange(self.size, device=device)
+        self._all_positions = torch.arange(num_positions, device=device)
+        self._same_length = min(lengths) == max(lengths)
+        self._last_position = num_positions - 1
+
+    def step(self, index: int) -> Step:
+        """The blocks' view of a step: index 0 is prefill, later ones decode a token."""
+        length = self.batch.prompt_length
+        if index == 0:
+            return Step(decode=False, num_rows=self.size, window=length)
+        position = length + index - 1
+        if self._same_length:
+            return Step(True, self.size, position + 1, position)
+        # A row that has all its tokens idles at the last position until its batch is done.
+        positions = (self.lengths + (index - 1)).clamp_max(self._last_position)
+        window = min(position, self._last_position) + 1
+        mask = self._all_positions[:window] <= positions[:, None]
+        return Step(True, self.size, window, None, positions, mask[:, None, None], self.all_rows)
+
+
+@dataclass
+class _Lane:
+    """A lane's queue of batches and how far it has come in this pass."""
+
+    rows: list[_Rows]
+    cache: KVCache
+    graphs: DecodeGraphs | None = None
+    current: int = 0
+    step: int = 0
+    tokens: Tensor | None = None
+    state: RowState | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.current == len(self.rows)
+
+    def rewind(self) -> None:
+        self.current = self.step = 0
+        self.tokens = self.state = None
+
+    def advance(self) -> None:
+        self.step += 1
+        if self.step == self.rows[self.current].batch.num_steps:
+            self.current, self.step = self.current + 1, 0
+
+
+class Generator:
+    """One stage's side of generating all batches of a replica; with `capture`, by captured and replayed steps."""
+
+    def __init__(
+        self,
+        model: GPT2,
+        mesh: Mesh,
+        collectives: Collectives,
+        sampler: Sampler,
+        lanes: Sequence[Sequence[Batch]],
+        capture: Capture | None = None,
+    ) -> None:
+        self._model, self._mesh, self._collectives, self._sampler = model, mesh, collectives, sampler
+        limit = model.shape.n_positions
+        self._lanes = [
+            _Lane([_Rows(batch, limit, model.device) for batch in lane], self._allocate(lane)) for lane in lanes
+        ]
+        if capture is not None:
+            for lane in self._lanes:
+                compute = partial(self._decode, lane.cache, record=True)
+                lane.graphs = DecodeGraphs(compute, capture, collectives, lane.cache.num_positions, model.device)
+
+    def _allocate(self, lane: Sequence[Batch]) -> KVCache:
+        shape, part = self._model.shape, self._model.part
+        positions = max(batch.prompt_length + batch.num_steps for batch in lane)
+        return KVCache(
+            num_layers=len(part.layers),
+            batch_size=max(len(batch.requests) for batch in lane),
+            num_heads=part.num_heads,
+            num_positions=min(positions, shape.n_positions),
+            head_size=shape.head_size,
+            dtype=self._model.dtype,
+            device=self._model.device,
+        )
+
+    @property
+    def cache_bytes(self) -> int:
+        return sum(lane.cache.num_bytes for lane in self._lanes)
+
+    def run(self, *, record: bool = False) -> Iterator[Event]:
+        """Generate everything once. Yields a batch's start on the first stage and each sampled token on the last."""
+        for lane in self._lanes:
+            lane.rewind()
+        active = [lane for lane in self._lanes if not lane.done]
+        while active:
+            for lane in active:
+                yield from self._step(lane, record)
+                lane.advance()
+            active = [lane for lane in active if not lane.done]
+
+    def _step(self, lane: _Lane, record: bool) -> Iterator[Event]:
+        rows = lane.rows[lane.current]
+        if lane.step == 0 and self._mesh.is_first_stage:
+            yield Event(rows.batch, 0, None)
+        inputs = self._inputs(lane, rows)
+        result = self._prefill(lane, rows, inputs, record) if lane.step == 0 else self._next(lane, rows, inputs, record)
+        if isinstance(result, Tensor):
+            self._collectives.send_forward(result)
+            return
+        lane.tokens = result.tokens
+        if not self._mesh.is_first_stage and lane.step + 1 < rows.batch.num_steps:
+            self._collectives.return_tokens(result.tokens)
+        yield Event(rows.batch, lane.step, result)
+
+    def _inputs(self, lane: _Lane, rows: _Rows) -> Tensor:
+        """What this stage works on: prompts [B, T], later tokens [B]; behind the first stage activations [N, D]."""
+        if not self._mesh.is_first_stage:
+            num_tokens = rows.size if lane.step else rows.size * rows.batch.prompt_length
+            return self._collectives.receive_forward((num_tokens, self._model.shape.n_embd), self._model.dtype)
+        if lane.step == 0:
+            return rows.prompt
+        if not self._mesh.is_last_stage:
+            return self._collectives.receive_tokens((rows.size,))
+        assert lane.tokens is not None
+        return lane.tokens
+
+    def _prefill(self, lane: _Lane, rows: _Rows, inputs: Tensor, record: bool) -> Result:
+        step = rows.step(0)
+        x = self._blocks(lane.cache, inputs, step)
+        lane.state = self._sampler.start(rows.batch.requests) if self._mesh.is_last_stage else None
+        result: Result = x
+        if lane.state is not None:
+            last = x.view(rows.size, step.window, -1)[rows.all_rows, rows.lengths - 1]
+            result = self._sampler.choose(self._model.head(last), lane.state, 0, record=record)
+        if lane.graphs is not None:
+            lane.graphs.start(rows.lengths, lane.state)
+        return result
+
+    def _next(self, lane: _Lane, rows: _Rows, inputs: Tensor, record: bool) -> Result:
+        if lane.graphs is not None:
+            return lane.graphs.run(inputs, lane.step, rows.batch.prompt_length).clone()
+        return self._decode(lane.cache, inputs, rows.step(lane.step), lane.state, lane.step, record=record)
+
+    def _decode(
+        self, cache: KVCache, inputs: Tensor, step: Step, state: RowState | None, number: int | Tensor, *, record: bool
+    ) -> Result:
+        x = self._blocks(cache, inputs, step)
+        if state is None:
+            return x
+        return self._sampler.choose(self._model.head(x), state, number, record=record)
+
+    def _blocks(self, cache: KVCache, inputs: Tensor, step: Step) -> Tensor:
+        x = self._model.embed(inputs, step) if self._mesh.is_first_stage else inputs
+        return self._model.blocks(x, cache, step)

@@ -1,0 +1,1 @@
+"""GPT-2 as single-device code: products, attention, cache, weights."""

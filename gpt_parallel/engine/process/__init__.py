@@ -1,0 +1,1 @@
+"""The processes of ranks: the server that is forked, workers here and under a launcher."""

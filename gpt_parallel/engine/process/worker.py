@@ -1,0 +1,75 @@
+"""What the process of one rank does, with the arguments RUN_DIRECTORY EVENT_FD PARENT_PID [CORE,CORE…].
+
+A fork of `fork_server.py` runs it, or `python -m gpt_parallel.engine.process.worker` where that cannot be. RANK and
+LOCAL_RANK come from the environment, as under torchrun. The job is `job.json` in the run directory; SIGUSR1 has the
+stacks of all threads written to `rank_<n>.stacks` there.
+"""
+
+import ctypes
+import faulthandler
+import os
+import platform
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt_parallel.engine.pipe import EventPipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gpt_parallel.schema.result import RankReport
+    from gpt_parallel.schema.run import Job
+
+    Run = Callable[[Job, int, Path, EventPipe], RankReport]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(arguments: list[str], run: "Run | None" = None) -> int:
+    """`run` makes the report of the job; by default a rank's."""
+    os.umask(0o077)  # for the files of the run
+    directory, descriptor, parent, *cores = arguments
+    end_with_parent()
+    if os.getppid() != int(parent):
+        return 1  # it ended before the line above
+    pinned = tuple(int(core) for core in cores[0].split(",")) if cores else ()
+    if pinned:
+        os.sched_setaffinity(0, pinned)
+    pipe = EventPipe(int(descriptor))
+    rank = int(os.environ["RANK"])
+    with (Path(directory) / f"rank_{rank}.stacks").open("wb") as stacks:
+        faulthandler.register(signal.SIGUSR1, stacks)
+        return _report(Path(directory), rank, pinned, pipe, run or _run_rank)
+
+
+def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe, run: "Run") -> int:
+    try:
+        pipe.enter("start")
+        # Imported here, so that without a server torch's threads are made after the process is pinned.
+        from gpt_parallel.schema.run import Job
+
+        job = Job.model_validate_json((directory / "job.json").read_bytes())
+        report = run(job, rank, directory, pipe)
+        pipe.deliver(report.model_copy(update={"cores": pinned, "host": platform.node()}))
+    except BaseException as error:
+        pipe.fail(error)
+        return 1
+    return 0
+
+
+def _run_rank(job: "Job", rank: int, directory: Path, pipe: EventPipe) -> "RankReport":
+    from gpt_parallel.engine.job import run_job
+
+    return run_job(job, rank, int(os.environ["LOCAL_RANK"]), str(directory / "store"), pipe)
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this rank when its parent ends, however it ends and even if this one is stopped."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

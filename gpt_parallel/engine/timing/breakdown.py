@@ -1,0 +1,141 @@
+"""Where a rank's time goes: one pass with every section timed, apart from the timed rounds.
+
+Nothing in the generation loop knows of this. For the one pass the methods of model, sampler and transport are replaced,
+on these objects only, by ones that mark when a section begins and ends. At any time a rank is in one section, that of
+the innermost call, so the sections' times add up to the whole.
+
+Waiting is the time until a peer has come. The shared-memory transport has it in a method of its own. Of torch's process
+groups it is estimated: of calls that move the same amount, the fastest is taken to have waited for nobody, and what
+others took longer is waiting. So their waiting is the least it can be, and no barrier changes what is measured.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from gpt_parallel.engine.comm.transport import Transport
+from gpt_parallel.engine.generation.sampling import Sampler
+from gpt_parallel.engine.model.gpt2 import GPT2
+from gpt_parallel.engine.timing.stopwatch import Mark, Stopwatch
+from gpt_parallel.schema.telemetry import Breakdown
+
+_COMPUTE, _COMMUNICATION, _WAITING, _SAMPLING, _HOST = "compute", "communication", "waiting", "sampling", "host"
+_OPERATIONS = ("all_reduce", "gather", "send", "receive")
+
+
+class _Call(NamedTuple):
+    """A call of a transport whose waiting has to be estimated, and what is alike in calls that move the same amount."""
+
+    operation: str
+    likeness: Hashable
+
+
+Section = str | _Call
+
+
+class Sections:
+    """Marks of a pass: which section a rank is in from then on."""
+
+    def __init__(self, mark: Callable[[], Mark]) -> None:
+        self._mark = mark
+        self._open: list[Section] = [_HOST]
+        self.marks: list[tuple[Mark, Section]] = []
+
+    def timed(self, section: Callable[..., Section], call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, marked as the section that `section` makes of its arguments."""
+
+        def marked(*arguments: Any, **named: Any) -> Any:
+            self._open.append(section(*arguments))
+            self.marks.append((self._mark(), self._open[-1]))
+            try:
+                return call(*arguments, **named)
+            finally:
+                self._open.pop()
+                self.marks.append((self._mark(), self._open[-1]))
+
+        return marked
+
+
+def add_up(marks: Sequence[tuple[float, Section]]) -> dict[str, float]:
+    """Seconds of each section, from when each of them began; the last mark ends the one before."""
+    totals: dict[str, float] = defaultdict(float)
+    calls: dict[_Call, list[float]] = defaultdict(list)
+    for (begin, section), (end, _) in pairwise(marks):
+        if isinstance(section, _Call):
+            calls[section].append(end - begin)
+        else:
+            totals[section] += end - begin
+    for durations in calls.values():
+        moving = min(durations) * len(durations)
+        totals[_COMMUNICATION] += moving
+        totals[_WAITING] += sum(durations) - moving
+    return totals
+
+
+def break_down(
+    run: Callable[[], object], stopwatch: Stopwatch, model: GPT2, sampler: Sampler, transport: Transport | None
+) -> Breakdown:
+    """Time `run`, a pass of which all ranks await the end, section by section."""
+    sections = Sections(stopwatch.mark)
+    with ExitStack() as stack:
+
+        def watch(owner: object, name: str, section: Callable[..., Section]) -> None:
+            stack.enter_context(_replaced(owner, name, sections.timed(section, getattr(owner, name))))
+
+        for name in ("embed", "blocks", "head"):
+            watch(model, name, lambda *_: _COMPUTE)
+        for name in ("start", "choose"):
+            watch(sampler, name, lambda *_: _SAMPLING)
+        if transport is not None:
+            _watch_transport(transport, watch)
+        begin = stopwatch.start()
+        run()
+        if transport is not None:
+            transport.barrier()
+        stopwatch.synchronize()
+        wall_s = time.monotonic() - begin
+    parts = add_up([(stopwatch.seconds(mark), section) for mark, section in sections.marks])
+    known = {f"{name}_s": parts.get(name, 0.0) for name in (_COMPUTE, _COMMUNICATION, _WAITING, _SAMPLING)}
+    return Breakdown(wall_s=wall_s, host_s=wall_s - sum(known.values()), method=_method(transport), **known)
+
+
+def _watch_transport(transport: Transport, watch: Callable[[object, str, Callable[..., Section]], None]) -> None:
+    if transport.waits_in is not None:
+        for name in (*_OPERATIONS, "barrier"):
+            watch(transport, name, lambda *_: _COMMUNICATION)
+        watch(transport, transport.waits_in, lambda *_: _WAITING)
+        return
+    for name in _OPERATIONS:
+        watch(transport, name, lambda *arguments, name=name: _Call(name, tuple(map(_likeness, arguments))))
+    watch(transport, "barrier", lambda *_: _WAITING)
+
+
+def _likeness(argument: Any) -> Hashable:
+    return argument.shape if isinstance(argument, Tensor) else str(argument)
+
+
+def _method(transport: Transport | None) -> str:
+    if transport is None:
+        return "one rank: nothing to wait for"
+    if transport.waits_in is not None:
+        return "waiting is timed where the transport waits"
+    return "waiting is estimated: what a call took longer than the fastest one that moved as much"
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """An object's method shadowed on that object alone."""
+    own = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)

@@ -1,0 +1,147 @@
+"""Checks a Hugging Face GPT-2 directory without torch, so that a bad one is refused before any rank starts."""
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from gpt_parallel.base.errors import SpecError, refuse, shorten, shown
+from gpt_parallel.base.untrusted_files import kind, parse_json, read_whole
+from gpt_parallel.inputs.finite_weights import Span, check_finite
+from gpt_parallel.inputs.safetensors_file import ITEM_BYTES, StoredTensor, read_header
+from gpt_parallel.schema.model import Architecture
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_PICKLED_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_INDEX_BYTES = 16 << 20
+_UNSUPPORTED = {
+    # key in config.json: the only value this engine computes
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+class Checkpoint(NamedTuple):
+    """The safetensors files of a directory, and what their keys start with ('' or 'transformer.')."""
+
+    files: tuple[str, ...]
+    key_prefix: str
+
+
+def read_architecture(directory: Path) -> Architecture:
+    """The architecture in `config.json`; SpecError if it is missing, malformed or not a plain GPT-2."""
+    path = directory / "config.json"
+    config = _read_json(path, _MAX_CONFIG_BYTES, "model configuration")
+    if config.get("auto_map"):
+        raise SpecError(
+            f"{path}: auto_map names Python code that comes with the model; such code is never run "
+            "(remove auto_map if the weights are a plain GPT-2's)"
+        )
+    if config.get("model_type") != "gpt2":
+        raise SpecError(f"{path}: model_type is {shown(config.get('model_type'))}; only 'gpt2' models can be run")
+    for key, supported in _UNSUPPORTED.items():
+        if config.get(key, supported) != supported:
+            raise SpecError(f"{path}: {key} = {shown(config[key])} is not supported; only {supported!r} is")
+    fields = {name: config[name] for name in Architecture.model_fields if config.get(name) is not None}
+    if "n_embd" in fields and "n_inner" not in fields and isinstance(fields["n_embd"], int):
+        fields["n_inner"] = 4 * fields["n_embd"]
+    try:
+        return Architecture.model_validate(fields)
+    except ValidationError as error:
+        raise SpecError.from_validation(error, prefix=f"{path}: ") from error
+
+
+def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
+    """Find and check the weights: every tensor there once, of the right shape, wholly inside its file, and finite."""
+    files = weight_files(directory)
+    found: dict[str, StoredTensor] = {}
+    for path in files:
+        for name, tensor in read_header(path).items():
+            if name in found:
+                raise SpecError(f"{path}: tensor {shown(name)} is in {found[name].path.name} too")
+            found[name] = tensor
+    prefix = "transformer." if "transformer.wte.weight" in found else ""
+    problems = []
+    for name, expected in shape.tensor_shapes.items():
+        stored = found.get(prefix + name)
+        if stored is None:
+            problems.append(f"{directory}: tensor {name!r} is missing from {_listed([path.name for path in files])}")
+            continue
+        if stored.shape != expected:
+            problems.append(
+                f"{stored.path}: tensor {name!r} has shape {stored.shape}, but config.json implies {expected}"
+            )
+        if stored.dtype not in ITEM_BYTES:
+            problems.append(
+                f"{stored.path}: tensor {name!r} has dtype {stored.dtype}; allowed: {', '.join(ITEM_BYTES)}"
+            )
+    refuse(problems)
+    used = [found[prefix + name] for name in shape.tensor_shapes]
+    for path in files:
+        check_finite(path, [Span(t.name, t.dtype, t.start, t.stop) for t in used if t.path == path])
+    return Checkpoint(tuple(path.name for path in files), prefix)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory. No other file of weights is ever opened: others may run code when read."""
+    if _is_regular(directory / INDEX_NAME):
+        weight_map = _read_json(directory / INDEX_NAME, _MAX_INDEX_BYTES, "index of weights").get("weight_map")
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(name, str) for name in weight_map.values())
+        ):
+            raise SpecError(f"{directory / INDEX_NAME}: has no weight_map from tensor names to file names")
+        names = sorted(set(weight_map.values()))
+        if outside := [name for name in names if Path(name).name != name]:
+            raise SpecError(f"{directory / INDEX_NAME}: {shown(outside[0])} points outside the directory")
+        if others := [name for name in names if not name.endswith(".safetensors")]:
+            raise SpecError(f"{directory / INDEX_NAME}: {shown(others[0])} is not a safetensors file's name")
+    elif _is_regular(directory / SINGLE_NAME):
+        names = [SINGLE_NAME]
+    else:
+        pickled = [name for name in _PICKLED_NAMES if (directory / name).exists()]
+        hint = f"; {pickled[0]} is pickled and never loaded, convert it to safetensors" if pickled else ""
+        raise SpecError(f"{directory}: no {SINGLE_NAME} or {INDEX_NAME}{hint}")
+    if missing := [name for name in names if not _is_regular(directory / name)]:
+        raise SpecError(f"{directory}: {_listed(missing)} named in {INDEX_NAME} but not there")
+    return [directory / name for name in names]
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether there is such a file; SpecError if there is one that is not to be read."""
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path.parent}/{shorten(path.name)}: cannot be read ({reason})") from error
+    if not stat.S_ISREG(state.st_mode):
+        raise SpecError(f"{path}: cannot be read (is {kind(state)}, not a regular file)")
+    return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(shorten, names[:3])) + more
+
+
+def _read_json(path: Path, max_bytes: int, what: str) -> dict[str, Any]:
+    try:
+        value = parse_json(read_whole(path, max_bytes, what), allow_nan=True)
+    except SpecError:
+        raise
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise SpecError(f"{path}: must hold a JSON object")
+    return value

@@ -1,0 +1,221 @@
+"""Finds a model: a known name, a Hugging Face directory or a hub id, and where its weights are."""
+
+import stat
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.untrusted_files import read_whole
+from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture, weight_files
+from gpt_parallel.inputs.prompts import Encode
+from gpt_parallel.schema.model import Architecture, ModelSpec
+
+Weights = Literal["checkpoint", "random", "auto"]
+
+
+def _gpt2(n_layer: int, n_head: int, n_embd: int, vocab_size: int = 50257, n_positions: int = 1024) -> Architecture:
+    return Architecture(
+        n_layer=n_layer,
+        n_head=n_head,
+        n_embd=n_embd,
+        n_inner=4 * n_embd,
+        vocab_size=vocab_size,
+        n_positions=n_positions,
+    )
+
+
+# Sizes as in each model's config.json on the Hugging Face hub.
+ARCHITECTURES = {
+    "gpt2": _gpt2(12, 12, 768),
+    "gpt2-medium": _gpt2(24, 16, 1024),
+    "gpt2-large": _gpt2(36, 20, 1280),
+    "gpt2-xl": _gpt2(48, 25, 1600),
+    "distilgpt2": _gpt2(6, 12, 768),
+    "gpt2-nano": _gpt2(4, 5, 160, vocab_size=4096, n_positions=256),
+}
+# Repositories a known name may have been downloaded from, the current one first. gpt2-nano has no weights.
+_REPOSITORIES: dict[str, tuple[str, ...]] = {
+    "gpt2": ("openai-community/gpt2", "gpt2"),
+    "gpt2-medium": ("openai-community/gpt2-medium", "gpt2-medium"),
+    "gpt2-large": ("openai-community/gpt2-large", "gpt2-large"),
+    "gpt2-xl": ("openai-community/gpt2-xl", "gpt2-xl"),
+    "distilgpt2": ("distilbert/distilgpt2", "distilgpt2"),
+}
+_MAX_TOKENIZER_BYTES = 64 << 20
+_HUB_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+]
+
+
+def register_model(name: str, architecture: Architecture, repositories: tuple[str, ...] = ()) -> None:
+    """Add a model of your own by name; `repositories` are the hub ids that its weights may be had from, best first.
+
+    Without one it has random weights only. Call this from a conftest.py, at import, for `--gpt-model` to know it.
+    Raises ValueError if the name is taken, or would be taken for a path or hub id.
+    """
+    if name in ARCHITECTURES:
+        raise ValueError(f"model {name!r} is already registered")
+    if not name or "/" in name or name.startswith((".", "~")):
+        raise ValueError(f"model name {name!r} must not look like a path or hub id")
+    ARCHITECTURES[name] = architecture
+    if repositories:
+        _REPOSITORIES[name] = repositories
+
+
+def has_published_weights(name: str) -> bool:
+    """Whether there are trained weights of a known model anywhere."""
+    return name in _REPOSITORIES
+
+
+def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool = False) -> ModelSpec:
+    """A complete `ModelSpec` for a name, directory or hub id.
+
+    `weights`: "checkpoint" needs the real ones (downloaded from the hub unless `offline`), "random" makes seeded ones,
+    "auto" takes the real ones where they are on this disk already and random ones otherwise.
+    Raises SpecError with what is missing and what to do.
+    """
+    try:
+        return _resolve(name, weights, seed, offline)
+    except ValidationError as error:  # for one, a directory whose name is not UTF-8
+        raise SpecError.from_validation(error, prefix=f"model {shown(name)}: ") from error
+
+
+def _resolve(name: str, weights: Weights, seed: int, offline: bool) -> ModelSpec:
+    directory = _find_directory(name, weights, offline)
+    if directory is None:
+        return ModelSpec(name=name, architecture=ARCHITECTURES[name], weights="random", seed=seed)
+    architecture = read_architecture(directory)
+    if weights == "random":
+        return ModelSpec(
+            name=name, architecture=architecture, weights="random", seed=seed, directory=str(directory.resolve())
+        )
+    checkpoint = inspect_checkpoint(directory, architecture)
+    return ModelSpec(
+        name=name,
+        architecture=architecture,
+        weights="checkpoint",
+        directory=str(directory.resolve()),
+        files=checkpoint.files,
+        key_prefix=checkpoint.key_prefix,
+    )
+
+
+def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
+    """The model's directory on this disk; None for a known architecture that will run with random weights."""
+    if (path := _directory(name)) is not None:
+        return path
+    known = name in ARCHITECTURES
+    if not known and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
+        raise SpecError(
+            f"model {shown(name)}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
+            "or hub id such as 'owner/name'"
+        )
+    cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
+    if cached is not None or (known and weights in ("random", "auto")):
+        return cached
+    if known and not has_published_weights(name):
+        raise SpecError(f"model {name!r} has no trained weights anywhere; use weights 'random'")
+    return _download(_REPOSITORIES.get(name, (name,))[0], name, offline)
+
+
+def _directory(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if stat.S_ISDIR(path.stat().st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SpecError(f"model {shown(name)}: cannot be read ({error.strerror})") from error
+    except (ValueError, RuntimeError) as error:  # a name that no file can have; no such user
+        raise SpecError(f"model {shown(name)}: {error}") from error
+
+
+def _cached(repositories: tuple[str, ...]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    for repository in repositories:
+        try:
+            directory = Path(snapshot_download(repository, allow_patterns=_HUB_FILES, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            continue
+        if _is_complete(directory):
+            return directory
+    return None
+
+
+def _is_complete(directory: Path) -> bool:
+    """Whether a snapshot holds a configuration and all files of its weights; a download may have been cut off."""
+    try:
+        return bool(weight_files(directory)) and (directory / "config.json").is_file()
+    except SpecError:
+        return False
+
+
+def _download(repository: str, name: str, offline: bool) -> Path:
+    remedy = f"pass a local directory, or use weights 'random' to run {name}'s architecture without them"
+    if offline:
+        raise SpecError(f"model {name!r}: weights are not on this disk and offline was asked for; {remedy}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SpecError(f"model {name!r}: could not be fetched from the hub ({reason}); {remedy}") from error
+
+
+class Tokenizer:
+    """A model's own byte-level BPE tokenizer where its files are on disk, else UTF-8 bytes as ids."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        self._tokenizer = _load_tokenizer(Path(model.directory)) if model.directory else None
+        self.description = "model's tokenizer" if self._tokenizer else "bytes as token ids"
+        if self._tokenizer is None and model.architecture.vocab_size < 256:
+            self._modulus = model.architecture.vocab_size
+            self.description += f" modulo {self._modulus}"
+        else:
+            self._modulus = 256
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the model's; else ids are bytes."""
+        return self._tokenizer is not None
+
+    @property
+    def encode(self) -> Encode:
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            return lambda text: [byte % self._modulus for byte in text.encode("utf-8")]
+        return lambda text: list(tokenizer.encode(text).ids)
+
+    def decode(self, ids: tuple[int, ...]) -> str | None:
+        """Text of generated ids; None where there is no tokenizer."""
+        return None if self._tokenizer is None else str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import Tokenizer as FastTokenizer
+
+    fast, *pair = (directory / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if fast.exists():
+            return FastTokenizer.from_buffer(read_whole(fast, _MAX_TOKENIZER_BYTES, "tokenizer"))
+        if all(path.exists() for path in pair):
+            for path in pair:
+                read_whole(path, _MAX_TOKENIZER_BYTES, "tokenizer")
+            return ByteLevelBPETokenizer(*map(str, pair))
+    except SpecError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        raise SpecError(f"{directory}: the tokenizer's files cannot be read ({error})") from error
+    return None

@@ -1,0 +1,166 @@
+"""Makes prompts files of a wanted length, and says what is in one.
+
+A text's length in tokens depends on the tokenizer, so texts are put together word by word until they have as many
+tokens as were asked for, by the tokenizer that will read them.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_parallel.base.atomic_files import write_atomically
+from gpt_parallel.base.errors import SpecError, refuse
+from gpt_parallel.inputs.prompts import Encode, Prompt, read_numbered_prompts, read_prompts, shipped_prompts
+from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.run import Request, request_problems
+
+_PASSAGE_WORDS = (6, 16)  # words in a row from one shipped prompt, before another one goes on
+_MAX_MISSES = 40
+_FILLERS = (".", "!", "?", ",", "a", "x", "0")
+
+
+class PromptSet(NamedTuple):
+    """What a file is to hold: so many prompts of so many tokens, each to be continued by `max_length` more."""
+
+    num_samples: int
+    prompt_tokens: int
+    max_length: int
+
+
+def grid(largest: PromptSet, num_configs: int) -> list[PromptSet]:
+    """`num_configs` sets, small ones first: lengths halve from the largest's, each with few and with all samples."""
+    few, many = max(1, largest.num_samples // 5), largest.num_samples
+    counts = sorted({few, many})
+    num_lengths = -(-num_configs // len(counts))
+    lengths = [largest.prompt_tokens >> halvings for halvings in reversed(range(num_lengths))]
+    if lengths[0] < 1:
+        raise SpecError(
+            f"{num_configs} configurations need {num_lengths} lengths, each half of the next; "
+            f"from {largest.prompt_tokens} tokens there are fewer"
+        )
+    sets = [PromptSet(count, length, largest.max_length) for length in lengths for count in counts]
+    return sets[-num_configs:]
+
+
+def grid_path(output: Path, wanted: PromptSet) -> Path:
+    return output.with_name(f"{output.stem}_{wanted.num_samples}x{wanted.prompt_tokens}{output.suffix}")
+
+
+def make_prompts(wanted: PromptSet, encode: Encode, seed: int) -> Iterator[Prompt]:
+    """Seeded passages of the shipped prompts' words, each exactly `prompt_tokens` long by the given tokenizer.
+
+    Where no text has that many tokens, which a tokenizer of one's own may bring about, token ids are given instead.
+    """
+    sources = [prompt.prompt.split() for prompt in read_prompts(shipped_prompts()) if prompt.prompt]
+    generator = random.Random(seed)
+    count = lru_cache(maxsize=None)(lambda word: len(encode(word)))
+    for _ in range(wanted.num_samples):
+        text = _text_of(wanted.prompt_tokens, _words(generator, sources), count)
+        text, ids = _fill(text, wanted.prompt_tokens, encode)
+        if len(ids) == wanted.prompt_tokens:
+            yield Prompt(prompt=text, max_length=wanted.max_length)
+        else:
+            yield Prompt(prompt_ids=tuple(ids[: wanted.prompt_tokens]), max_length=wanted.max_length)
+
+
+def _words(generator: random.Random, sources: Sequence[Sequence[str]]) -> Iterator[str]:
+    while True:
+        words = generator.choice(sources)
+        start = generator.randrange(len(words))
+        yield from words[start : start + generator.randint(*_PASSAGE_WORDS)]
+
+
+def _text_of(length: int, words: Iterator[str], count: Callable[[str], int]) -> str:
+    """Words that fit, until many in a row do not. A byte-level tokenizer never joins words, so their counts add up."""
+    chosen: list[str] = []
+    used = misses = 0
+    while used < length and misses < _MAX_MISSES:
+        piece = f" {next(words)}" if chosen else next(words)
+        if used + count(piece) > length:
+            misses += 1
+            continue
+        misses = 0
+        chosen.append(piece)
+        used += count(piece)
+    return "".join(chosen)
+
+
+def _fill(text: str, length: int, encode: Encode) -> tuple[str, list[int]]:
+    """Marks and letters after the text until it has its length, or more where nothing adds just one; and its ids."""
+    ids = encode(text) if text else []
+    while len(ids) < length:
+        for filler in _FILLERS:
+            longer = encode(text + filler)
+            if len(longer) == len(ids) + 1:
+                break
+        text, ids = text + filler, longer
+    return text, ids
+
+
+def check_outputs(paths: Iterable[Path], *, force: bool) -> None:
+    """Raise SpecError for files that would be lost, or are not to be written."""
+    for path in paths:
+        if path.is_dir():
+            raise SpecError(f"--output {path}: is a directory; give a file's name")
+        if path.exists() and not force:
+            raise SpecError(f"{path} exists already; --force replaces it")
+
+
+def write_prompts(path: Path, prompts: Iterable[Prompt], on_written: Callable[[], None] = lambda: None) -> None:
+    """The whole file or, should it fail, what was there before. Raises SpecError."""
+
+    def lines() -> Iterator[str]:
+        for prompt in prompts:
+            yield json.dumps(prompt.model_dump(exclude_none=True), ensure_ascii=False) + "\n"
+            on_written()
+
+    try:
+        write_atomically(path, lines())
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+class Contents(NamedTuple):
+    """What a valid file holds: each prompt's tokens and tokens to generate."""
+
+    num_texts: int
+    prompt_lengths: list[int]
+    max_lengths: list[int]
+    num_repeated: int
+
+
+def inspect_prompts(path: Path, encode: Encode, shape: Architecture, model: str) -> Contents:
+    """Read a file as a run with this model would. Raises SpecError with every line that could not be run, and why."""
+    numbered = read_numbered_prompts(path)
+    encoded = [(number, prompt, list(prompt.prompt_ids or encode(prompt.prompt or ""))) for number, prompt in numbered]
+    problems = []
+    for number, prompt, ids in encoded:
+        if ids:
+            request = Request(request_id=0, prompt_ids=tuple(ids), max_new_tokens=prompt.max_length)
+            problems += [f"{path}:{number}: {problem}" for problem in request_problems(request, model, shape)]
+        else:
+            problems.append(f"{path}:{number}: is empty after tokenisation")
+    refuse(problems)
+    return Contents(
+        num_texts=sum(prompt.prompt is not None for _, prompt in numbered),
+        prompt_lengths=[len(ids) for _, _, ids in encoded],
+        max_lengths=[prompt.max_length for _, prompt in numbered],
+        num_repeated=len(encoded) - len({tuple(ids) for _, _, ids in encoded}),
+    )
+
+
+def histogram(lengths: Sequence[int], num_bins: int = 8, width: int = 40) -> list[str]:
+    """Lines such as `  32–63  ████ 12`; equal lengths are one line."""
+    low, high = min(lengths), max(lengths)
+    size = max(1, -(-(high - low + 1) // num_bins))
+    starts = range(low, high + 1, size)
+    counts = [sum(start <= length < start + size for length in lengths) for start in starts]
+    labels = [f"{start}–{min(start + size - 1, high)}" if size > 1 and start < high else str(start) for start in starts]
+    margin = max(map(len, labels))
+    return [
+        f"  {label:>{margin}}  {'█' * -(-count * width // max(counts))} {count}"
+        for label, count in zip(labels, counts, strict=True)
+    ]

@@ -1,0 +1,102 @@
+"""Reads safetensors headers as if an enemy had written them: nothing is believed that the file's size contradicts.
+
+Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors, README "Format").
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.untrusted_files import parse_json
+
+# Number types of weights that can be run, and what a file may have beside them.
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_ALL_ITEM_BYTES = {
+    **ITEM_BYTES,
+    **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1},
+    **{"I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8},
+}
+_MAX_HEADER_BYTES = 32 << 20  # a GPT-2 of 10,000 layers has 15 MiB
+_MAX_DIMENSIONS = 8
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a file, from its byte `start` up to `stop`."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """A file's tensors by name. Raises SpecError unless they are well-formed and cover the file's data exactly."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise SpecError(f"{path}: truncated or not a safetensors file (header of {length} bytes in {size})")
+            if length > _MAX_HEADER_BYTES:
+                raise SpecError(f"{path}: header of {length} bytes; allowed: at most {_MAX_HEADER_BYTES}")
+            raw = stream.read(length)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        header = parse_json(raw)
+        if b"\\u" in raw:  # half a character, which Python can hold and no other reader
+            json.dumps(header, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise SpecError(f"{path}: the safetensors header cannot be read: {error}") from error
+    if not isinstance(header, dict):
+        raise SpecError(f"{path}: the safetensors header is not an object")
+    if not _are_texts(header.pop("__metadata__", {})):
+        raise SpecError(f"{path}: the safetensors header's __metadata__ is not texts by name")
+    data_bytes = size - 8 - length
+    tensors = {name: _tensor(path, name, entry, 8 + length, data_bytes) for name, entry in header.items()}
+    _check_covered(path, tensors, 8 + length, size)
+    return tensors
+
+
+def _tensor(path: Path, name: str, entry: Any, data_start: int, data_bytes: int) -> StoredTensor:
+    where = f"{path}: tensor {shown(name)}"
+    if not (isinstance(entry, dict) and isinstance(entry.get("dtype"), str)):
+        raise SpecError(f"{where} has a malformed header entry")
+    dtype, shape, offsets = entry["dtype"], entry.get("shape"), entry.get("data_offsets")
+    if not (_are_sizes(shape) and len(shape) <= _MAX_DIMENSIONS and _are_sizes(offsets) and len(offsets) == 2):
+        raise SpecError(f"{where} has a malformed header entry: shape {shown(shape)}, data_offsets {shown(offsets)}")
+    if dtype not in _ALL_ITEM_BYTES:
+        raise SpecError(f"{where} has dtype {shown(dtype)}; allowed: {', '.join(_ALL_ITEM_BYTES)}")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * _ALL_ITEM_BYTES[dtype]:
+        raise SpecError(f"{where} has offsets {begin}–{end} that do not fit its shape {shape}")
+    if end > data_bytes:
+        raise SpecError(
+            f"{path}: truncated; tensor {shown(name)} ends at byte {end} of {data_bytes} (download it again)"
+        )
+    return StoredTensor(path, name, dtype, tuple(shape), data_start + begin, data_start + end)
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    """Whether it is a list of what 64 bits can count. True is an int in Python, and no size."""
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _check_covered(path: Path, tensors: dict[str, StoredTensor], data_start: int, size: int) -> None:
+    """The format wants every byte of the data to belong to one tensor; readers refuse anything else."""
+    covered = data_start
+    for start, stop in sorted((tensor.start, tensor.stop) for tensor in tensors.values()):
+        if start != covered:
+            at = min(start, covered) - data_start
+            raise SpecError(f"{path}: tensors overlap or leave a gap at byte {at} (download it again)")
+        covered = stop
+    if covered != size:
+        raise SpecError(f"{path}: {size - covered} bytes after the last tensor belong to none (download it again)")

@@ -1,0 +1,62 @@
+"""Makes ranks of the processes that called in: checks them, gives each its place in the mesh, and hands out the job."""
+
+from collections.abc import Sequence
+
+from gpt_parallel.base.host import clock_id
+from gpt_parallel.launch.cluster.connection import Guest, left
+from gpt_parallel.launch.cluster.placement import place
+from gpt_parallel.launch.cluster.remote_process import RemoteProcess
+from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.launch.watch import WatchedRank
+from gpt_parallel.schema.run import Job, RunSpec
+from gpt_parallel.version import __version__
+
+
+def check(guest: Guest, spec: RunSpec) -> None:
+    """Raises LaunchError if it cannot be a rank of this run."""
+    hello, where = guest.hello, f"{guest.hello.host} ({guest.connection.host})"
+    if hello.version != __version__:
+        raise LaunchError(f"gpt_parallel is {__version__} here and {hello.version} on {where}; install one version")
+    if hello.size != spec.num_gpus:
+        raise LaunchError(
+            f"the launcher started {hello.size} ranks, but the case needs {spec.num_gpus}; choose cases that suit it "
+            "(-k 4gpu, --gpt-num-gpus 4), or put {num_gpus} for the number in its command"
+        )
+    if hello.rank >= hello.size:
+        raise LaunchError(f"the launcher calls a process on {where} rank {hello.rank} of {hello.size}, from 0 on")
+
+
+def hire(guests: Sequence[Guest], job: Job, deadline: float) -> list[WatchedRank]:
+    """Give every guest its rank and the job. Raises LaunchError if one does not answer by then."""
+    try:
+        return _hire(guests, job, deadline)
+    except TimeoutError as error:
+        limit = f"{job.spec.execution.timeout_s:g} s"
+        raise LaunchError(f"the run did not start within {limit}: a rank does not answer") from error
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"a rank did not do as it was told while it was started: {error}") from error
+
+
+def _hire(guests: Sequence[Guest], job: Job, deadline: float) -> list[WatchedRank]:
+    hosts = [f"{guest.hello.host}@{guest.connection.host}" for guest in guests]
+    names = {guest.hello.host for guest in guests}
+    places = place(hosts, [guest.hello for guest in guests], job.spec.mesh)
+    by_rank = sorted(range(len(guests)), key=lambda index: places[index])
+    for guest in guests:
+        if guest.hello.clock != clock_id():
+            guest.compare_clocks(deadline)
+    first = guests[by_rank[0]].connection
+    store = None
+    if len(guests) > 1:
+        store = f"{first.host}:{int(first.ask({'serve_store': len(guests)}, 'store', deadline))}"
+    ranks = []
+    text = job.model_dump(mode="json")
+    for rank, index in enumerate(by_rank):
+        guest, here = guests[index], [i for i in by_rank if hosts[i] == hosts[index]]
+        local = guest.hello.local_rank if guest.hello.local_rank is not None else here.index(index)
+        order = {"job": text, "rank": rank, "local_rank": local, "store": store}
+        guest.connection.tell(order, left(deadline))
+        guest.connection.socket.settimeout(None)
+        host = guest.hello.host if len(names) == len(set(hosts)) else hosts[index]
+        ranks.append(WatchedRank(rank, RemoteProcess(guest), guest.connection.fileno(), host=host))
+    return ranks

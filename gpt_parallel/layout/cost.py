@@ -1,0 +1,146 @@
+"""What generating costs at the least, in bytes and operations, and which part of a device's peak that is.
+
+Both are of the work that any engine has to do, so padding and idling rows lower the result as they should.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from statistics import fmean, median
+
+from gpt_parallel.schema.result import Figures, RankReport
+from gpt_parallel.schema.run import RunSpec, WorkloadSpec
+from gpt_parallel.schema.telemetry import Efficiency
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PROCESS_BYTES = {"cpu": 200 << 20, "cuda": 1 << 30}  # torch in a rank of its own; a CUDA context and work space
+
+
+def efficiency(spec: RunSpec, ranks: Sequence[RankReport], figures: Figures) -> Efficiency:
+    """MBU and MFU of a run against the peaks that its ranks measured.
+
+    MBU (model bandwidth utilisation): bytes that a rank has to read in one TPOT ÷ (TPOT × the bytes per second that it
+    can read), of the rank that comes nearest to its limit. Source: Databricks, "LLM Inference Performance Engineering:
+    Best Practices" (2023). In one TPOT a stage serves every lane once. It may exceed 1 where caches hold the weights.
+
+    MFU (model FLOPs utilisation): operations of a round ÷ (the median round's seconds × the ranks' operations per
+    second). Source: Chowdhery et al., "PaLM" (2022), appendix B.
+    """
+    methods = [rank.peak_rates.method for rank in ranks if rank.peak_rates]
+    needed, operations = [bytes_per_step(spec, rank) for rank in ranks], flop_per_round(spec)
+    values: dict[str, float] = {}
+    unavailable = {}
+    reading = _peaks(ranks, "bytes_per_s")
+    multiplying = _peaks(ranks, "flop_per_s")
+    if isinstance(reading, str):
+        unavailable["mbu"] = reading
+    elif figures.tpot_s:
+        lanes = num_lanes(spec)
+        shares = (num_bytes / rate for num_bytes, rate in zip(needed, reading, strict=True))
+        values["mbu"] = lanes * max(shares) / figures.tpot_s
+    else:
+        unavailable["mbu"] = "there is no time per output token: each request has a single one, or no round was timed"
+    if isinstance(multiplying, str):
+        unavailable["mfu"] = multiplying
+    elif figures.round_seconds:
+        values["mfu"] = operations / (median(figures.round_seconds) * sum(multiplying))
+    else:
+        unavailable["mfu"] = "no round was timed"
+    return Efficiency(
+        peak=methods[0] if methods else "not measured",
+        bytes_per_step=max(needed),
+        flop_per_round=operations,
+        unavailable=unavailable,
+        **values,
+    )
+
+
+def _peaks(ranks: Sequence[RankReport], name: str) -> list[float] | str:
+    """Every rank's peak, or why there is none."""
+    found = []
+    for rank in ranks:
+        if rank.peak_rates is None:
+            return "the peak was not measured: no round was timed, or telemetry was switched off"
+        rate = getattr(rank.peak_rates, name)
+        if not rate:
+            return f"rank {rank.rank}: {rank.peak_rates.unavailable.get(name, 'the peak is 0')}"
+        found.append(rate)
+    return found
+
+
+def num_lanes(spec: RunSpec) -> int:
+    """Batches that a replica has on their way at once: one a stage, while there are rows for them."""
+    rows = -(-len(spec.workload.requests) // spec.mesh.dp)
+    return min(spec.mesh.pp, rows)
+
+
+def rows_per_lane(spec: RunSpec) -> int:
+    rows = -(-len(spec.workload.requests) // spec.mesh.dp)
+    return min(spec.workload.batch_size, -(-rows // num_lanes(spec)))
+
+
+def bytes_per_step(spec: RunSpec, rank: RankReport) -> float:
+    """What a rank reads to take one lane a token further: its weights, and the cached keys and values.
+
+    Of the embedding and position tables a step reads a few rows, which are not counted; a tied head is.
+    """
+    shape = spec.model.architecture
+    item = _ITEM_BYTES[spec.execution.dtype]
+    weights = rank.parameter_bytes
+    if rank.stage == 0:
+        weights -= item * shape.n_embd * (shape.vocab_size + shape.n_positions)
+        if spec.mesh.pp == 1:  # the head is a part of one of the tables
+            weights += item * shape.n_embd * shape.vocab_size // spec.mesh.tp
+    layers = rank.layers[1] - rank.layers[0]
+    row = 2 * item * mean_window(spec.workload) * rank.num_heads * shape.head_size * layers
+    return weights + rows_per_lane(spec) * row
+
+
+def mean_window(workload: WorkloadSpec) -> float:
+    """Tokens that a decode step attends to, on the average."""
+    return fmean(len(request.prompt_ids) + request.max_new_tokens / 2 for request in workload.requests)
+
+
+def flop_per_round(spec: RunSpec) -> float:
+    """Operations of one pass over all requests, two for each weight and token, and those of attention.
+
+    A token goes through 4·D² + 2·D·F weights in each layer (D n_embd, F n_inner) and attends with 4·D operations to
+    each token up to itself. The head's V·D weights see only the tokens before a sampled one. The last sampled token
+    goes nowhere.
+    """
+    shape = spec.model.architecture
+    block_weights = shape.n_layer * (4 * shape.n_embd**2 + 2 * shape.n_embd * shape.n_inner)
+    total = 0.0
+    for request in spec.workload.requests:
+        tokens = len(request.prompt_ids) + request.max_new_tokens - 1
+        attended = tokens * (tokens + 1) / 2
+        total += 2 * block_weights * tokens + 4 * shape.n_embd * shape.n_layer * attended
+        total += 2 * shape.vocab_size * shape.n_embd * request.max_new_tokens
+    return total
+
+
+def messages_per_step(spec: RunSpec, ranks: Sequence[RankReport]) -> dict[str, float]:
+    """The busiest rank's calls for one decode step of one lane: from counts of a pass, prefill included."""
+    busiest = max(ranks, key=lambda rank: sum(count.calls for count in rank.collectives))
+    per_replica = -(-len(spec.workload.requests) // (spec.workload.batch_size * spec.mesh.dp))
+    forwards = per_replica * max(request.max_new_tokens for request in spec.workload.requests)
+    return {count.op: count.calls / forwards for count in busiest.collectives}
+
+
+def rank_bytes(spec: RunSpec) -> int:
+    """About what the largest rank holds: its shard of the weights, embedding or head whole, cache, and its process.
+
+    A rank of one stage keeps the embedding beside its share of the layers; on a CPU the head is packed into a copy.
+    """
+    shape, mesh, execution = spec.model.architecture, spec.mesh, spec.execution
+    tables = (shape.vocab_size + shape.n_positions) * shape.n_embd
+    head = shape.vocab_size * shape.n_embd // mesh.tp
+    layers = sum(prod(dimensions) for dimensions in shape.tensor_shapes.values()) - tables
+    window = max(request.total_tokens for request in spec.workload.requests)
+    rows = min(spec.workload.batch_size * mesh.pp, len(spec.workload.requests))
+    cache = 2 * rows * window * shape.n_embd * shape.n_layer // (mesh.pp * mesh.tp)
+    count = layers // (mesh.pp * mesh.tp) + tables + (head if execution.device == "cpu" else 0) + cache
+    return count * _ITEM_BYTES[execution.dtype] + _PROCESS_BYTES[execution.device]
+
+
+def gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

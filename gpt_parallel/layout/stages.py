@@ -1,0 +1,58 @@
+"""Cutting a model's layers into pipeline stages of equal work, the language-model head counted."""
+
+from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.run import ExecutionSpec, WorkloadSpec
+
+# How many rows a device multiplies in the time it takes to read the weight; a pass over fewer rows costs a reading.
+# Measured on one core with AVX-512 (and AMX for bfloat16); for GPUs 2 · FLOP/s ÷ bytes/s of an H100's data sheet.
+_ROWS_PER_READING = {("cpu", "float32"): 20, ("cpu", "bfloat16"): 80, ("cpu", "float16"): 20}
+_ROWS_PER_READING_CUDA = 300
+
+
+def head_cost(shape: Architecture) -> float:
+    """The head's weights in units of one block's: V·D / (4·D² + 2·D·n_inner). 5.45 for gpt2, 2.62 for gpt2-xl."""
+    return shape.vocab_size / (4 * shape.n_embd + 2 * shape.n_inner)
+
+
+def head_passes(workload: WorkloadSpec, execution: ExecutionSpec) -> float:
+    """How often the head's weights are read for each time a block's are, over a whole generation.
+
+    Every token costs a reading of either, but blocks also go over all rows of the prompts, the head over the last only.
+    """
+    rows_per_reading = _ROWS_PER_READING.get((execution.device, execution.dtype), _ROWS_PER_READING_CUDA)
+    size, requests = workload.batch_size, workload.requests
+    head = blocks = 0.0
+    for batch in (requests[start : start + size] for start in range(0, len(requests), size)):
+        steps = max(request.max_new_tokens for request in batch)
+        prompt_rows = len(batch) * max(len(request.prompt_ids) for request in batch)
+        reading = max(1.0, len(batch) / rows_per_reading)
+        head += steps * reading
+        blocks += (steps - 1) * reading + max(1.0, prompt_rows / rows_per_reading)
+    return head / blocks
+
+
+def stage_layers(shape: Architecture, pp_size: int, head: float | None = None) -> list[range]:
+    """The layers of each stage, chosen so that the heaviest stage is as light as possible.
+
+    The embedding is a look-up and costs nothing. The last stage holds the head, which weighs `head` blocks (unset: as
+    in decoding), and may have no block at all. Among equally good partitions the most even one is taken.
+    """
+    if pp_size == 1:
+        return [range(shape.n_layer)]
+    head_weight = head_cost(shape) if head is None else head
+    candidates = [
+        [*_even(shape.n_layer - last, pp_size - 1), last]
+        for last in range(shape.n_layer + 1)
+        if shape.n_layer - last >= pp_size - 1
+    ]
+
+    def weights(counts: list[int]) -> list[float]:
+        return [*map(float, counts[:-1]), counts[-1] + head_weight]
+
+    best = min(candidates, key=lambda counts: (max(weights(counts)), sum(w * w for w in weights(counts))))
+    starts = [sum(best[:stage]) for stage in range(pp_size)]
+    return [range(start, start + count) for start, count in zip(starts, best, strict=True)]
+
+
+def _even(total: int, parts: int) -> list[int]:
+    return [total // parts + (part < total % parts) for part in range(parts)]

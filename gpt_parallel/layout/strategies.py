@@ -1,0 +1,95 @@
+"""The parallel strategies: a strategy is a row of data, its id and the mesh it makes of n devices."""
+
+from collections.abc import Callable
+from itertools import takewhile
+from typing import NamedTuple
+
+from gpt_parallel.base.errors import SpecError
+from gpt_parallel.schema.run import MeshSpec
+
+MeshRule = Callable[[int], MeshSpec | None]
+
+
+class Strategy(NamedTuple):
+    name: str
+    rule: MeshRule
+    description: str = ""
+
+
+def _halves(num_gpus: int) -> int | None:
+    """Half of an even number of at least two devices, else None."""
+    return num_gpus // 2 if num_gpus >= 2 and num_gpus % 2 == 0 else None
+
+
+def _tensor_data(num_gpus: int) -> MeshSpec | None:
+    half = _halves(num_gpus)
+    return MeshSpec(tp=2, dp=half) if half else None
+
+
+def _pipeline_data(num_gpus: int) -> MeshSpec | None:
+    half = _halves(num_gpus)
+    return MeshSpec(pp=2, dp=half) if half else None
+
+
+def _full_model(num_gpus: int) -> MeshSpec | None:
+    half = _halves(num_gpus)
+    return MeshSpec(tp=2, pp=half) if half else None
+
+
+STRATEGIES: dict[str, Strategy] = {
+    row.name: row
+    for row in (
+        Strategy("pure_data_parallel", lambda n: MeshSpec(dp=n), "every device holds the whole model"),
+        Strategy("tensor_data_hybrid", _tensor_data, "pairs of devices share each layer; pairs are replicas"),
+        Strategy("pipeline_data_hybrid", _pipeline_data, "pairs of devices share the layers; pairs are replicas"),
+        Strategy("full_model_parallel", _full_model, "one model over all devices: layers split, stages in sequence"),
+    )
+}
+
+
+def register_strategy(name: str, rule: MeshRule, description: str = "") -> None:
+    """Add a strategy of your own.
+
+    `rule(num_gpus)` returns the `MeshSpec` to use, its size equal to `num_gpus`, or None where the strategy does
+    not exist for that number of devices. Call this from a conftest.py (at import) to have `pytest benchmarks` run it.
+
+    Raises ValueError if the name is taken or is not an identifier.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"strategy name {name!r} must be an identifier such as 'my_strategy'")
+    if name in STRATEGIES:
+        raise ValueError(f"strategy {name!r} is already registered")
+    STRATEGIES[name] = Strategy(name, rule, description)
+
+
+def check_known(strategy: str) -> None:
+    if strategy not in STRATEGIES:
+        raise SpecError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+
+
+def mesh_for(strategy: str, num_gpus: int) -> MeshSpec:
+    """The mesh of a strategy on so many devices; SpecError says what is allowed."""
+    check_known(strategy)
+    mesh = STRATEGIES[strategy].rule(num_gpus) if num_gpus >= 1 else None
+    if mesh is None:
+        allowed = [n for n in range(1, 17) if STRATEGIES[strategy].rule(n)]
+        raise SpecError(f"{strategy} does not exist on {num_gpus} device(s); allowed: {', '.join(map(str, allowed))} …")
+    if mesh.size != num_gpus:
+        raise SpecError(f"{strategy} makes a mesh {mesh} of {mesh.size} devices when asked for {num_gpus}")
+    return mesh
+
+
+def is_degenerate(strategy: str, mesh: MeshSpec) -> bool:
+    """Whether another, earlier strategy makes the same mesh (full model parallel on two devices is just tp2)."""
+    if strategy not in STRATEGIES:
+        return False
+    earlier = takewhile(lambda name: name != strategy, STRATEGIES)
+    return any(STRATEGIES[name].rule(mesh.size) == mesh for name in earlier)
+
+
+def cases(device_counts: tuple[int, ...], only: tuple[str, ...] = ()) -> list[tuple[str, int]]:
+    """(strategy, devices) for every strategy, or `only` these, that exists there; SpecError for an unknown one."""
+    for name in only:
+        check_known(name)
+    rows = [(name, row) for name, row in STRATEGIES.items() if not only or name in only]
+    return [(name, n) for n in device_counts for name, row in rows if row.rule(n)]

@@ -1,0 +1,87 @@
+"""What pytest users can choose: `--gpt-…` options, ini values, a configuration file, turned into `Settings`.
+
+Apart from the plugin because it is about words, not about running cases.
+"""
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from gpt_parallel.inputs.option_aliases import CLASSIC, apply_classic
+from gpt_parallel.inputs.settings import PRESETS, Settings, make_settings, options
+
+
+class Choice(NamedTuple):
+    """The settings of a session, and notes about options that have nothing to do."""
+
+    settings: Settings
+    notes: list[str]
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gpt", "distributed GPT generation (gpt_parallel)")
+    group.addoption("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
+    parser.addini("gpt_preset", "default of --gpt-preset")
+    group.addoption(
+        "--gpt-config", metavar="FILE", help="YAML file of settings; options win over it, it over ini values"
+    )
+    group.addoption("--gpt-print-config", action="store_true", help="print the settings as such a file and stop")
+    group.addoption("--gpt-report", metavar="DIR", help="where the report goes; default: reports/latest")
+    group.addoption("--gpt-no-report", action="store_true", help="write no report, and no journal")
+    group.addoption(
+        "--gpt-resume", action="store_true", help="launch only what the report directory's journal does not have"
+    )
+    group.addoption(
+        "--gpt-inject-fault",
+        metavar="PHASE:RANK:ACTION",
+        help="have a rank of each case fail; for tests of gpt_parallel itself, and nothing it measures counts",
+    )
+    for option in options():
+        flag, field, text = f"--gpt-{option.name}", f"gpt_{option.field}", option.help.replace("%", "%%")
+        if option.constant is None:
+            group.addoption(flag, dest=field, metavar=option.metavar, help=text)
+        else:
+            group.addoption(flag, dest=field, action="store_const", const=str(option.constant), help=text)
+        parser.addini(field, f"default of {flag}: {option.help}" if option.constant is not False else f"false: {flag}")
+    for classic in CLASSIC:
+        kind: dict[str, Any] = {"metavar": classic.metavar} if classic.metavar else {"action": "store_true"}
+        group.addoption(f"--gpt-{classic.name}", dest=f"gpt_{classic.field}", help=classic.help, **kind)
+
+
+def is_asked(config: pytest.Config) -> bool:
+    """Whether the user set anything of ours."""
+    names = ("preset", "config", *Settings.model_fields)
+    return any(config.getoption(f"gpt_{name}") for name in names) or bool(_ini_values(config) or _classic(config))
+
+
+def refuse_contradictions(config: pytest.Config) -> None:
+    """Raise UsageError where options of ours cannot be followed together."""
+    for other in ("--gpt-no-report", "--benchmark-disable"):
+        if config.getoption("gpt_resume") and config.getoption(other[2:].replace("-", "_"), False):
+            raise pytest.UsageError(
+                f"gpt_parallel: --gpt-resume goes on with a journal, and {other} keeps none; leave one of them out"
+            )
+
+
+def choose(config: pytest.Config) -> Choice:
+    """Options win over the file, the file over ini values, those over the preset. Raises SpecError."""
+    from gpt_parallel.inputs.execution import default_preset
+    from gpt_parallel.inputs.yaml_file import ConfigFile, read_config
+
+    asked = {name: config.getoption(f"gpt_{name}") or None for name in Settings.model_fields}
+    asked["launcher"] = config.getoption("gpt_launcher")  # an empty one is a mistake, and not no launcher
+    given, notes = apply_classic(_classic(config), asked)
+    path = config.getoption("gpt_config")
+    file = read_config(config.invocation_params.dir / path) if path else ConfigFile({})
+    ini = _ini_values(config)
+    ini_preset = ini.pop("preset", None)
+    preset = config.getoption("gpt_preset") or file.preset or ini_preset or default_preset()
+    return Choice(make_settings(preset, given, {**ini, **file.values}), notes)
+
+
+def _ini_values(config: pytest.Config) -> dict[str, str]:
+    return {name: value for name in ("preset", *Settings.model_fields) if (value := config.getini(f"gpt_{name}"))}
+
+
+def _classic(config: pytest.Config) -> dict[str, Any]:
+    return {c.field: value for c in CLASSIC if (value := config.getoption(f"gpt_{c.field}"))}

@@ -1,0 +1,233 @@
+"""What a pytest session keeps: a journal while it runs, a report at its end, and word of what is missing.
+
+A plugin object of its own, which only sessions with generation cases have.
+"""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gpt_parallel.base.errors import SpecError, why_no_directory
+from gpt_parallel.base.redaction import redact, redact_tree
+from gpt_parallel.base.signals import end_in_peace, heed_one_interrupt
+from gpt_parallel.bench.journal import Finished, Journal, JournalError, make_header
+from gpt_parallel.bench.session_record import FILE_NAME, SessionRecord
+from gpt_parallel.bench.suite import Suite
+from gpt_parallel.bench.summarise import summarise
+from gpt_parallel.inputs.models import has_published_weights
+from gpt_parallel.inputs.settings import Settings
+from gpt_parallel.pytest_plugin.items import is_case
+from gpt_parallel.report.breakdown_table import render_breakdown
+from gpt_parallel.report.saved_run import ReportError
+from gpt_parallel.report.tables import render_table
+from gpt_parallel.schema.result import RunResult
+from gpt_parallel.schema.run import RunSpec
+from gpt_parallel.schema.summary import CaseSummary
+
+JOURNAL, KEPT_JOURNAL = "session.jsonl", "session.previous.jsonl"
+# Of a spec: what does not change the measured work, and what is known only when ranks have met.
+_FREE = {"execution": {"timeout_s", "log_dir", "oversubscribed"}}
+
+
+class SessionKeeper:
+    """The session's record, and the files made of it. Without `directory` it leaves none."""
+
+    def __init__(self, settings: Settings, directory: Path | None) -> None:
+        self.record = SessionRecord()
+        self._settings, self._directory = settings, directory
+        self._journal: Journal | None = None
+        self._expected: list[pytest.Item] = []
+        self._measured: dict[str, Sequence[RunResult]] = {}  # what the journal does not have yet
+        self._reached: set[str] = set()
+        self._replayed: set[str] = set()
+        self._ended_by = ""
+        self._notes: list[str] = []
+        self._is_resumed = self._shown = False
+
+    def begin(self, items: Sequence[pytest.Item], *, resume: bool) -> list[str]:
+        """Open the journal for these cases; what to tell about it. Raises SpecError where it cannot be."""
+        self._expected, self._is_resumed = list(items), resume
+        if self._directory is None:
+            return []
+        path, kept = self._directory / JOURNAL, self._directory / KEPT_JOURNAL
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpecError(
+                f"report directory {self._directory}: cannot be made ({why_no_directory(error)}); "
+                "use another with --gpt-report DIR"
+            ) from error
+        self._journal = Journal(path, make_header("session", self._settings), resume=resume, keep_as=kept)
+        notes = []
+        if resume:
+            self._journal.forget("failed", "oom", "skipped")
+            count = sum(self.has(item.nodeid) for item in items)
+            notes.append(f"going on with {path}, which has {count} of {len(items)} cases")
+        if num_kept := self._journal.num_kept:
+            notes.append(
+                f"the journal of a session that did not end (finished cases: {num_kept}) is now {self._journal.kept}; "
+                "--gpt-resume would have gone on with it"
+            )
+        return notes
+
+    def has(self, nodeid: str) -> bool:
+        return self._journal is not None and redact(nodeid) in self._journal.finished
+
+    def replay(self, item: pytest.Item, spec: RunSpec | None) -> Sequence[RunResult]:
+        """The launches of an earlier session's case, if they are of this very work."""
+        if not self.has(item.nodeid):
+            return ()
+        assert self._journal is not None
+        results = self._journal.finished[redact(item.nodeid)].results
+        if spec is not None and any(not _is_same_work(result.spec, spec) for result in results):
+            return ()
+        self._replayed.add(item.nodeid)
+        self.record.resumed.append(item.name)
+        return results
+
+    def measured(self, item: pytest.Item, group: str | None, results: Sequence[RunResult]) -> CaseSummary:
+        """A case's launches; they count when its test has passed."""
+        summary = redact_tree(summarise(results))
+        params = {"strategy": summary.strategy, "num_gpus": summary.num_gpus}
+        self.record.add(item.nodeid, item.name, group, params, summary)
+        self._measured[item.nodeid] = results
+        return summary
+
+    @pytest.hookimpl
+    def pytest_runtest_logstart(self) -> None:
+        heed_one_interrupt()  # of the test that begins, whatever the last one did
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A case that was skipped or failed is remembered, and leaves no timing even if it fails after it was timed."""
+        report = yield
+        if is_case(item) and (report.outcome != "passed" or report.when == "call"):
+            self._reached.add(item.nodeid)
+            finished = self._passed(item) if report.outcome == "passed" else self._did_not_pass(item, report)
+            if finished is not None:
+                self._keep(item.session, finished)
+        return report
+
+    def _passed(self, item: pytest.Item) -> Finished | None:
+        results = self._measured.get(item.nodeid, ())
+        if not results or not results[0].figures.round_seconds or item.nodeid in self._replayed:
+            return None
+        return Finished(cell=item.nodeid, outcome="passed", results=tuple(results))
+
+    def _did_not_pass(self, item: pytest.Item, report: pytest.TestReport) -> Finished | None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        self.record.discard(item.nodeid)
+        self.record.add_not_run(item.name, report.outcome, redact(reason.removeprefix("Skipped: ")))
+        if "benchmark" in getattr(item, "funcargs", {}):
+            item.funcargs["benchmark"].has_error = True  # type: ignore[attr-defined]
+        return Finished(cell=item.nodeid, outcome="failed", reason=reason) if report.outcome == "failed" else None
+
+    def _keep(self, session: pytest.Session, finished: Finished) -> None:
+        """Into the journal; where that cannot be, no further case may start, for it could be lost."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.add(finished)
+        except JournalError as error:
+            self._journal.close()
+            self._journal = None
+            session.shouldfail = f"gpt_parallel: {error}; stopped, for what came next could be lost"
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        end_in_peace()
+        self._ended_by = str(excinfo.value) or "interrupted"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Before pytest-benchmark writes its own file, which may fail."""
+        if self._is_resumed:
+            self._note_what_was_kept()
+        self._note_what_is_missing(session)
+        if not self._write_report() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        try:
+            yield
+        except OSError as error:
+            raise pytest.exit.Exception(f"a file of this session was not written: {error}", returncode=1) from error
+        finally:
+            if not self._shown:
+                self._say(session.config.pluginmanager.get_plugin("terminalreporter"))
+
+    def _note_what_was_kept(self) -> None:
+        counts = f"{len(self._replayed)} of {len(self._expected)}"
+        self._notes.append(f"{counts} cases come from an earlier session and were not launched again")
+
+    def _note_what_is_missing(self, session: pytest.Session) -> None:
+        ended_by = self._ended_by or str(session.shouldfail or session.shouldstop or "it ended early")
+        for item in self._expected:
+            if item.nodeid not in self._reached:
+                self.record.discard(item.nodeid)
+                self.record.add_not_reached(item.name, ended_by.replace("stopping", "stopped", 1))
+
+    def _write_report(self) -> bool:
+        """False where what was measured could not be written."""
+        if self._directory is None:
+            return True
+        if not (self.record.is_timed or self.record.has_failures):
+            if self._journal is not None and (self._directory / FILE_NAME).exists():
+                self._notes.append(f"no case finished; the report in {self._directory} is of an earlier session")
+            self._end_journal(is_over=False)
+            return True
+        try:
+            self.record.write_report(self._directory)
+        except (OSError, ReportError) as error:
+            self._notes.append(f"REPORT NOT WRITTEN to {self._directory}: {error}")
+            self._end_journal(is_over=False)
+            return False
+        self._notes.append(f"report: {self._directory / 'report.html'} (also .md, .txt, .csv, charts and {FILE_NAME})")
+        self._end_journal(is_over=self.record.incomplete is None)
+        return True
+
+    def _end_journal(self, is_over: bool) -> None:
+        if self._journal is None:
+            return
+        try:
+            if is_over:
+                self._journal.end()
+        except JournalError as error:
+            self._notes.append(str(error))
+        finally:
+            self._journal.close()
+            self._journal = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        self._say(terminalreporter)
+
+    def _say(self, reporter: pytest.TerminalReporter | None) -> None:
+        self._shown = True
+        summaries, sentence = self.record.summaries, self.record.incompleteness
+        if reporter is None or not (summaries or sentence or self._notes):
+            return
+        reporter.section("gpt_parallel")
+        if summaries:
+            reporter.write_line(render_table(summaries) + render_breakdown(summaries))
+            if profile := self._settings.profile:
+                reporter.write_line(f"profiles: a directory for each case in {profile}")
+        for line in [*([sentence] if sentence else []), *self._notes]:
+            reporter.write_line(line)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, object]) -> None:
+        """pytest-benchmark's own files say too which cases left no timing."""
+        output_json["gpt_parallel"] = self.record.ours
+
+
+def weights_notes(suite: Suite) -> list[str]:
+    """That weights are random where the user did not ask for that. Raises SpecError for a model that cannot be had."""
+    if suite.settings.weights != "auto" or suite.model.weights != "random":
+        return []
+    name, told = suite.model.name, f"weights: {suite.model.weights_origin}"
+    if not has_published_weights(name):
+        return [f"{told}, for {name} has no trained ones"]
+    return [f"{told}, for those of {name} are not on this disk; --gpt-weights checkpoint fetches them"]
+
+
+def _is_same_work(found: RunSpec, spec: RunSpec) -> bool:
+    return found.model_dump(exclude=_FREE) == redact_tree(spec).model_dump(exclude=_FREE)

@@ -1,0 +1,63 @@
+"""What may be put in a ratio: verified runs of the same work on the same machine, and nothing else."""
+
+from gpt_parallel.schema.summary import CaseSummary
+
+# Both sides must agree on these for their figures to be compared at all.
+_SAME = {
+    "workload": "workload_sha256",
+    "engine": "engine",
+    "mesh": "mesh",
+    "device": "device_name",
+    "processor": "cpu",
+    "number of cores": "num_cores",
+    "number of machines": "num_hosts",
+    "cores per rank": "cores_per_rank",
+    "back end": "backend",
+    "oversubscription": "oversubscribed",
+}
+# A change of these may be what is being judged, so it is told and not refused.
+_TOLD = {"torch": "torch", "linear layers": "linear", "attention": "attention", "decoding": "decode"}
+_TOLD_IF_KNOWN = {
+    "attention kernels of prefill": "attention_prefill",
+    "attention kernels of decode": "attention_decode",
+    "judge": "judge",
+}
+
+
+def why_unproved(summary: CaseSummary | None, side: str) -> str | None:
+    """Why a case's figures say nothing about the work it should have done, or None."""
+    if summary is None:
+        return "not a generation case: nothing proves that it did the same work (gate gpt_parallel cases only)"
+    if summary.verified not in ("exact", "tie"):
+        return f"the {side} run was not verified ({summary.verified})"
+    return None
+
+
+def why_not_comparable(
+    before: CaseSummary | None, after: CaseSummary | None, allow_other_host: bool = False
+) -> str | None:
+    """Why no ratio of the two may be formed, or None: unverified, or other work, or another machine."""
+    problem = why_unproved(before, "base") or why_unproved(after, "head")
+    if problem or before is None or after is None:
+        return problem
+    for what, name in _SAME.items():
+        if getattr(before, name) != getattr(after, name):
+            shown = "" if name.endswith("sha256") else f": {getattr(before, name)} and {getattr(after, name)}"
+            return f"base and head differ in {what}{shown}"
+    if before.hostname != after.hostname and not allow_other_host:
+        return f"base and head differ in host: {before.hostname} and {after.hostname} (--allow-other-host accepts it)"
+    return None
+
+
+def differences(before: CaseSummary | None, after: CaseSummary | None) -> list[str]:
+    """What a reader should know of two runs that do compare."""
+    if before is None or after is None:
+        return []
+    pairs = {what: (getattr(before, name), getattr(after, name)) for what, name in {**_TOLD, **_TOLD_IF_KNOWN}.items()}
+    told = [
+        f"base and head differ in {what}: {old} and {new}"
+        for what, (old, new) in pairs.items()
+        if old != new and not (what in _TOLD_IF_KNOWN and None in (old, new))
+    ]
+    sides = (("base", before.why_not_repeatable), ("head", after.why_not_repeatable))
+    return told + [f"{side} is not repeatable: {why}" for side, why in sides if why]

@@ -1,0 +1,126 @@
+"""The result table of a terminal."""
+
+import io
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gpt_parallel.base.escaping import plain
+from gpt_parallel.schema.summary import CaseSummary
+
+_OVERSUBSCRIBED, _DEGENERATE, _SHARED = "*", "†", "§"
+NOT_REPEATABLE = "‡"
+_PROVED = {"engine": "which nobody else has proved (judge: engine)"}
+# Headings of columns that hold words.
+_WORDS = ("case", "run", "commit", "branch", "machine", "strategy", "mesh", "verified")
+_WIDE = 1000  # a table takes only what it needs
+
+
+def render_table(cases: Sequence[CaseSummary]) -> str:
+    """One row per case with speed-up and efficiency over the one-device case, and what the figures hold for."""
+    single = {case.workload_sha256: case.throughput_tok_s for case in reversed(cases) if _is_single(case)}
+    headings = ("strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified")
+    return "\n".join(
+        [
+            "",
+            text_table(headings, [_row(case, single.get(case.workload_sha256)) for case in cases]),
+            "",
+            *captions(cases),
+        ]
+    )
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], is_narrow: bool = False) -> str:
+    """Rows under their headings, words to the left and numbers to the right; nothing is ever cut."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=not is_narrow, padding=(0, 1, 0, 0 if is_narrow else 1))
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True, vertical="bottom")
+    for row in rows:
+        table.add_row(*map(plain, row))
+    output = io.StringIO()
+    Console(file=output, width=_WIDE, color_system=None, markup=False, emoji=False).print(table)
+    lines = (line.rstrip() for line in output.getvalue().splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _row(case: CaseSummary, single: float | None) -> list[str]:
+    speedup = case.throughput_tok_s / single if case.throughput_tok_s and single and not case.is_peer else None
+    marks = _OVERSUBSCRIBED * case.oversubscribed + _DEGENERATE * case.degenerate + _SHARED * case.shared
+    return [
+        case.strategy,
+        f"{case.num_gpus}{marks}",
+        case.mesh,
+        _number(case.throughput_tok_s, ",.1f"),
+        _number(speedup, ".2f", "×"),
+        _number(speedup / case.num_gpus * 100 if speedup else None, ".0f", " %"),
+        milliseconds(case.ttft_s),
+        milliseconds(case.tpot_s),
+        case.verified + NOT_REPEATABLE * (case.repeatable is False),
+    ]
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{four_digits(seconds * 1000)} ms"
+
+
+def four_digits(value: float) -> str:
+    """Four of them, or all before the point; never an exponent for a large number."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else f"{value:{form}}{unit}"
+
+
+def single_device_throughput(cases: Sequence[CaseSummary]) -> float | None:
+    """Tokens per second of the one-device case, what speed-up is measured against."""
+    return next((case.throughput_tok_s for case in cases if _is_single(case)), None)
+
+
+def _is_single(case: CaseSummary) -> bool:
+    return case.num_gpus == 1 and not case.is_peer
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def captions(cases: Sequence[CaseSummary]) -> list[str]:
+    """Model, workload, machine and what the marks mean, as sentences of plain text."""
+    case = cases[0]
+    where = f"{case.device_name if case.device == 'cuda' else case.cpu}, {case.num_cores} cores"
+    if case.device == "cpu":
+        where += f"; a device is a rank pinned to {_count(case.cores_per_rank, 'core')}"
+    num_launches = len(case.launches)
+    timing = "verified only, not timed"
+    if case.rounds:
+        timing = f"median of {_count(case.rounds // num_launches, 'round')}"
+        timing += f" in each of {num_launches} launches" if num_launches > 1 else ""
+    works = (f"{c.model}, weights: {c.weights}, {c.dtype}; {c.workload}; {c.prompts}" for c in cases)
+    lines = [
+        *dict.fromkeys(works),
+        f"{where}; torch {case.torch}, {case.backend}; {timing}",
+    ]
+    lines += dict.fromkeys(filter(None, map(_how_verified, cases)))
+    if case.num_gpus > 1 and case.rounds and single_device_throughput(cases) is None:
+        lines.append("speed-up needs the one-device case in the same run")
+    if any(case.oversubscribed for case in cases):
+        lines.append(f"{_OVERSUBSCRIBED} oversubscribed: more ranks than devices, correct but not a measure of scaling")
+    if any(case.degenerate for case in cases):
+        lines.append(f"{_DEGENERATE} degenerate: the same mesh as an earlier strategy")
+    if any(case.shared for case in cases):
+        lines.append(f"{_SHARED} shared: another run of gpt_parallel used the same devices, slower than alone")
+    lines += [f"{NOT_REPEATABLE} {why}" for why in dict.fromkeys(c.why_not_repeatable for c in cases) if why]
+    return [plain(line) for line in lines]
+
+
+def _how_verified(case: CaseSummary) -> str:
+    """Who judged, and which kernels attended."""
+    parts = []
+    if case.judge is not None:
+        parts.append(f"verified against one device, {_PROVED.get(case.judge, f'proved by {case.judge}')}")
+    if case.attention_prefill or case.attention_decode:
+        parts.append(f"attention: {case.attention_prefill or '–'} in prefill, {case.attention_decode or '–'} in decode")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""Every value that crosses a process or reaches a disk: frozen pydantic models, no input or output."""

@@ -1,0 +1,242 @@
+"""What leaves a run: the schema of `result.json`, and of the report each rank hands to the launcher."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import model_validator as validate_model
+from typing_extensions import Self
+
+from gpt_parallel.base.errors import shown
+from gpt_parallel.schema.frozen import Frozen
+from gpt_parallel.schema.run import MeshSpec, RequestTokens, RunSpec
+from gpt_parallel.schema.telemetry import Breakdown, Efficiency, Energy, GpuTelemetry, PeakRates, RankTelemetry
+
+SCHEMA_VERSION = 1
+
+
+class CollectiveCount(Frozen):
+    """How often a rank called a collective in one pass over all requests, and the bytes it contributed."""
+
+    op: str
+    calls: NonNegativeInt
+    bytes: NonNegativeInt
+
+
+class CollectiveProbe(Frozen):
+    """What one call of a collective costs: the median of many, as this rank saw it."""
+
+    op: str
+    bytes: NonNegativeInt
+    seconds: NonNegativeFloat
+
+
+class BatchTimeline(Frozen):
+    """When a batch started and when each of its tokens was sampled, in seconds of the host's monotonic clock.
+
+    The first stage knows the start, the last stage the tokens.
+    """
+
+    batch_id: str
+    start_s: float | None = None
+    token_times_s: tuple[float, ...] = ()
+
+
+class RoundReport(Frozen):
+    """One timed round as one rank saw it; `changed` has tokens that are not the recorded ones, by request."""
+
+    seconds: NonNegativeFloat
+    timelines: tuple[BatchTimeline, ...] = ()
+    changed: tuple[RequestTokens, ...] = ()
+
+
+class TokenRecord(Frozen):
+    """A request's generated tokens, each with its log-probability and the scale of its step's logits.
+
+    Log-probabilities are of the model's raw distribution, natural log. The scale is what errors are measured against:
+    highest logit − mean + largest |logit| / 3.
+    """
+
+    request_id: NonNegativeInt
+    tokens: tuple[NonNegativeInt, ...]
+    logprobs: tuple[float, ...]
+    logit_scales: tuple[float, ...]
+
+
+class TokenScore(Frozen):
+    """Teacher-forced verdict on a request: per token, how far its score lies below the best one, and the scores' scale.
+
+    `margins` is infinite (stored as None) where sampling's filters exclude the token altogether. Log-probabilities and
+    the logits' scale are as in `TokenRecord`, of the reference reading the run's tokens.
+    """
+
+    request_id: NonNegativeInt
+    margins: tuple[float | None, ...]
+    scales: tuple[float, ...]
+    logprobs: tuple[float, ...]
+    logit_scales: tuple[float, ...]
+
+
+class AttentionKernels(Frozen):
+    """Which of torch's attention kernels the recorded pass ran: flash, efficient, math, cudnn; "flash+math" if two."""
+
+    prefill: str | None = None
+    decode: str | None = None
+
+
+class RankReport(Frozen):
+    """All that one rank tells the launcher."""
+
+    rank: NonNegativeInt
+    stage: NonNegativeInt
+    replica: NonNegativeInt
+    shard: NonNegativeInt
+    layers: tuple[int, int]
+    num_heads: NonNegativeInt
+    parameter_bytes: NonNegativeInt
+    linear: Literal["plain", "packed"] = "plain"
+    attention: AttentionKernels | None = None
+    kv_cache_bytes: NonNegativeInt = 0
+    collectives: tuple[CollectiveCount, ...] = ()
+    rounds: tuple[RoundReport, ...] = ()
+    records: tuple[TokenRecord, ...] = ()
+    scores: tuple[TokenScore, ...] = ()
+    probes: tuple[CollectiveProbe, ...] = ()
+    peak_memory_bytes: NonNegativeInt | None = None
+    telemetry: RankTelemetry | None = None
+    peak_rates: PeakRates | None = None
+    breakdown: Breakdown | None = None
+    phase_seconds: dict[str, float] = Field(default_factory=dict)
+    device_name: str = ""
+    cores: tuple[int, ...] = ()
+    host: str = ""
+    oversubscribed: bool = False
+    shared: bool = False
+    num_threads: NonNegativeInt = 0
+    torch_version: str = ""
+
+
+class Tie(Frozen):
+    """A token that differs from the reference's but scores as well, within the number type's tolerance.
+
+    It is of the recorded pass, or of a timed `round` (from 1) that did not repeat that pass.
+    """
+
+    request_id: NonNegativeInt
+    position: NonNegativeInt
+    margin: float
+    round: int | None = None
+
+
+FAULT_INJECTED = "fault-injected"  # the status of a run that a test broke on purpose, even if it went well
+
+
+class Verification(Frozen):
+    """A run against its single-device reference.
+
+    `judge` proved the reference's tokens and scored those that differ: "transformers" with its version, or "engine",
+    which is this engine on one device. `repeatable`: whether every timed round had the recorded tokens.
+    """
+
+    status: Literal["exact", "tie", "mismatch", "skipped", "fault-injected"]
+    judge: str | None = None
+    repeatable: bool | None = None
+    tokens_compared: NonNegativeInt = 0
+    max_logprob_difference: float | None = None
+    ties: tuple[Tie, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return self.status in ("exact", "tie")
+
+
+class Environment(Frozen):
+    """The machine and the code. `variables`: those of a list that change figures, as the launcher has them."""
+
+    gpt_parallel: str
+    torch: str
+    python: str
+    platform: str
+    cpu: str
+    num_cores: int
+    device_names: tuple[str, ...]
+    hostname: str
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    variables: dict[str, str] = Field(default_factory=dict)
+
+
+class Figures(Frozen):
+    """What was measured. A round's time is its slowest rank's; throughput is of the median round.
+
+    Load imbalance: a round's slowest rank ÷ the mean of its ranks; `imbalance` is the median round's.
+
+    TTFT: a batch's start to its first token. ITL: gaps between a batch's later tokens. TPOT: (last − first token) /
+    (tokens − 1), one sample a batch and round; empty where batches have a single token. Latency: a batch's start to its
+    last token.
+    """
+
+    round_seconds: tuple[float, ...] = ()
+    throughput_tok_s: float | None = None
+    throughput_per_gpu_tok_s: float | None = None
+    imbalance_by_round: tuple[float, ...] = ()
+    imbalance: float | None = None
+    ttft_samples_s: tuple[float, ...] = ()
+    itl_samples_s: tuple[float, ...] = ()
+    tpot_samples_s: tuple[float, ...] = ()
+    latency_samples_s: tuple[float, ...] = ()
+    ttft_s: float | None = None
+    itl_s: float | None = None
+    tpot_s: float | None = None
+    latency_s: float | None = None
+
+
+class Output(Frozen):
+    request_id: NonNegativeInt
+    tokens: tuple[NonNegativeInt, ...]
+    text: str | None = None
+
+
+class RunResult(Frozen):
+    """One finished case."""
+
+    schema_version: Literal[1] = 1
+    spec: RunSpec
+    weights_origin: str
+    verification: Verification
+    figures: Figures
+    environment: Environment
+    ranks: tuple[RankReport, ...]
+    outputs: tuple[Output, ...]
+    gpus: tuple[GpuTelemetry, ...] = ()
+    energy: Energy | None = None
+    efficiency: Efficiency | None = None
+
+    @validate_model(mode="after")
+    def _has_no_figures_of_a_fault(self) -> Self:
+        """Whoever wrote the file."""
+        is_stamped = self.verification.status == FAULT_INJECTED
+        is_measured = self.figures.round_seconds or any(rank.rounds for rank in self.ranks)
+        if is_stamped != (self.spec.execution.fault is not None) or (is_stamped and is_measured):
+            raise ValueError(f"a run with a fault, and no other, has the status {FAULT_INJECTED!r}, and no figures")
+        return self
+
+    @property
+    def mesh(self) -> MeshSpec:
+        return self.spec.mesh
+
+
+def schema_problem(found: object) -> str | None:
+    """Why data with this `schema_version` cannot be read, which is said before all that has changed since then."""
+    if found is None:
+        return f"has no schema_version; this gpt_parallel reads version {SCHEMA_VERSION}"
+    if type(found) is not int or found < SCHEMA_VERSION:
+        return (
+            f"schema_version {shown(found)} is not one that this gpt_parallel reads ({SCHEMA_VERSION}); measure again"
+        )
+    if found > SCHEMA_VERSION:
+        return (
+            f"schema_version {shown(found)} was made by a newer gpt_parallel, this one reads {SCHEMA_VERSION}; "
+            "use that version, or measure again"
+        )
+    return None
