@@ -136,8 +136,8 @@ def test_a_killed_rank_is_named_at_once(fail, monkeypatch, phase, strategy, back
 @pytest.mark.parametrize(
     ("fault", "strategy", "backend", "line"),
     [
-        ("decode:1:sigstop", TP, "shm", "failpoints.py"),
-        ("verification:0:sigstop", PP, "gloo", "failpoints.py"),
+        ("decode:1:sigstop", TP, "shm", "faults.py"),
+        ("verification:0:sigstop", PP, "gloo", "faults.py"),
         ("load:1:hang", DP, "shm", "in hang"),
         pytest.param("decode:0:hang", TP, "gloo", "in hang", marks=pytest.mark.slow),
         ("decode:1:hang_in_collective", TP, "shm", "in _await"),

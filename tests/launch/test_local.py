@@ -33,7 +33,7 @@ def test_the_logs_of_a_missed_deadline_have_the_stacks(make_suite, tmp_path):
         suite.run(suite.spec("pure_data_parallel", 2))
 
     (log,) = (tmp_path / "logs").glob("*/rank_1.log")
-    assert "failpoints.py" in log.read_text()
+    assert "faults.py" in log.read_text()
 
 
 @pytest.mark.parametrize("reaped", [False, True])
