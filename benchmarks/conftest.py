@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_parallel.pytest_plugin.plugin import refuse_parallel_timing
+from gpt_parallel.pytest_plugin import refuse_parallel_timing
 
 # `pytest benchmarks` is the main job; these answer other questions, and run when they are named.
 collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_generation.py"]

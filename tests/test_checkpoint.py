@@ -8,7 +8,8 @@ import pytest
 
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
-from gpt_parallel.inputs.models import Tokenizer, resolve_model
+from gpt_parallel.inputs.models import resolve_model
+from gpt_parallel.inputs.tokenizer import Tokenizer
 
 
 def edit_json(path, **changes):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from gpt_parallel.bench.efficiency import efficiency
 from gpt_parallel.engine.model.gpt2 import GPT2, Part
 from gpt_parallel.engine.model.kv_cache import KVCache, Step
 from gpt_parallel.inputs.models import ARCHITECTURES
-from gpt_parallel.layout.cost import bytes_per_step, efficiency, flop_per_round, messages_per_step, num_lanes
+from gpt_parallel.layout.cost import bytes_per_step, flop_per_round, messages_per_step, num_lanes
 from gpt_parallel.schema.model import Architecture, ModelSpec
 from gpt_parallel.schema.result import CollectiveCount, Figures
 from gpt_parallel.schema.run import MeshSpec, Request, WorkloadSpec

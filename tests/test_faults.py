@@ -21,8 +21,8 @@ from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.report.compare.comparable import why_unproved
 from gpt_parallel.report.findings import _verification
 from gpt_parallel.report.saved_run import ReportError, load_run
+from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.result import Figures, Verification
-from gpt_parallel.schema.run import FaultSpec
 from tests.factories import bench, document, summary
 from tests.processes import environment, ranks_alive
 from tests.test_cli import SMOKE, run_cli

@@ -30,7 +30,8 @@ from gpt_parallel.launch.claims import claim_cores
 from gpt_parallel.layout.strategies import STRATEGIES, Strategy
 from gpt_parallel.report.render import write_report
 from gpt_parallel.report.saved_run import load_run
-from gpt_parallel.schema.run import FaultSpec, MeshSpec
+from gpt_parallel.schema.fault import FaultSpec
+from gpt_parallel.schema.run import MeshSpec
 from tests import mutants
 from tests.factories import bench, document, rank_report, run_result, run_spec
 from tests.processes import environment, ranks_alive

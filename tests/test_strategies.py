@@ -1,7 +1,7 @@
 import pytest
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.bench.suite import custom_mesh
+from gpt_parallel.inputs.execution import custom_mesh
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.layout import strategies
 from gpt_parallel.layout.strategies import cases, is_degenerate, mesh_for, register_strategy

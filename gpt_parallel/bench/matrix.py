@@ -10,15 +10,15 @@ from typing import NamedTuple, Protocol
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.journal import Finished, Journal
 from gpt_parallel.bench.session_record import SessionRecord
-from gpt_parallel.bench.suite import CUSTOM, Suite, custom_mesh
+from gpt_parallel.bench.suite import Suite
 from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.bench.verifier import VerificationError
-from gpt_parallel.inputs.execution import device_counts, why_skip
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, why_skip
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.gpu_memory import GpuMemoryError
 from gpt_parallel.layout.strategies import cases
-from gpt_parallel.schema.run import FaultSpec
+from gpt_parallel.schema.fault import FaultSpec
 
 
 class Cell(NamedTuple):

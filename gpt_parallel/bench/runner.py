@@ -14,8 +14,9 @@ from gpt_parallel.launch.gpu_memory import check_gpu_memory
 from gpt_parallel.launch.gpu_sampler import gpu_sampler
 from gpt_parallel.launch.local import launch
 from gpt_parallel.launch.watch import Observer, OnPhase
+from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.result import RankReport, TokenScore
-from gpt_parallel.schema.run import FaultSpec, Job, JobKind, RequestTokens, RunSpec
+from gpt_parallel.schema.run import Job, JobKind, RequestTokens, RunSpec
 from gpt_parallel.schema.telemetry import GpuTelemetry
 
 _SINGLE = {

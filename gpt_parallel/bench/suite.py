@@ -11,13 +11,14 @@ from gpt_parallel.base.atomic_files import write_atomically
 from gpt_parallel.base.errors import SpecError, why_no_directory
 from gpt_parallel.base.escaping import slug
 from gpt_parallel.base.redaction import redact, redact_log, redact_tree
+from gpt_parallel.bench.efficiency import efficiency
 from gpt_parallel.bench.environment import describe_environment
 from gpt_parallel.bench.figures import energy, figures
 from gpt_parallel.bench.runner import Runner, asked_for
 from gpt_parallel.bench.verification import records_of
 from gpt_parallel.bench.verifier import VerificationError, Verifier
-from gpt_parallel.inputs.execution import resolve_execution
-from gpt_parallel.inputs.models import Tokenizer, resolve_model
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, resolve_execution
+from gpt_parallel.inputs.models import resolve_model
 from gpt_parallel.inputs.prompts import (
     Prompt,
     check_requests,
@@ -28,14 +29,14 @@ from gpt_parallel.inputs.prompts import (
     shipped_prompts,
 )
 from gpt_parallel.inputs.settings import Settings
+from gpt_parallel.inputs.tokenizer import Tokenizer
 from gpt_parallel.launch.watch import OnPhase
-from gpt_parallel.layout.cost import efficiency
 from gpt_parallel.layout.strategies import is_degenerate, mesh_for
+from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.result import FAULT_INJECTED, Output, RankReport, RunResult, Verification
-from gpt_parallel.schema.run import FaultSpec, MeshSpec, RunSpec, SamplingSpec, WorkloadSpec
+from gpt_parallel.schema.run import MeshSpec, RunSpec, SamplingSpec, WorkloadSpec
 
-CUSTOM = "custom"
 _NO_FIGURES: dict[str, Any] = {
     "rounds": (),
     "telemetry": None,
@@ -224,21 +225,3 @@ def _redact_traces(directory: Path) -> None:
         path.unlink(missing_ok=True)
     for path in directory.glob("rank_*.*"):
         write_atomically(path, redact(path.read_text(encoding="utf-8", errors="replace")))
-
-
-def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:
-    """The mesh of the given degrees; one that is not given is what is left over of `num_gpus`, dp first.
-
-    Raises SpecError if the product is not `num_gpus`.
-    """
-    tp, pp, dp = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
-    if dp is None:
-        known = (tp or 1) * (pp or 1)
-        dp = num_gpus // known if num_gpus and num_gpus % known == 0 else 1
-    mesh = MeshSpec(tp=tp or 1, pp=pp or 1, dp=dp)
-    if num_gpus is not None and mesh.size != num_gpus:
-        raise SpecError(
-            f"tensor_parallel_size {mesh.tp} × pipeline_parallel_size {mesh.pp} × data_parallel_size {mesh.dp} "
-            f"= {mesh.size} devices, but {num_gpus} were asked for; the product must be {num_gpus}"
-        )
-    return mesh

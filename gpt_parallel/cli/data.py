@@ -11,7 +11,7 @@ from rich.progress import Progress
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.escaping import plain
 from gpt_parallel.cli.common import errors, exit_codes, option
-from gpt_parallel.inputs.models import Tokenizer, resolve_model
+from gpt_parallel.inputs.models import resolve_model
 from gpt_parallel.inputs.prompt_authoring import (
     PromptSet,
     check_outputs,
@@ -23,6 +23,7 @@ from gpt_parallel.inputs.prompt_authoring import (
     write_prompts,
 )
 from gpt_parallel.inputs.prompts import DEFAULT_MAX_LENGTH
+from gpt_parallel.inputs.tokenizer import Tokenizer
 from gpt_parallel.schema.model import ModelSpec
 
 GENERATE_HELP = """Write a JSON Lines file of text prompts that are all PROMPT_TOKENS long.

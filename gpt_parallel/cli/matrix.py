@@ -15,10 +15,9 @@ from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, 
 from gpt_parallel.cli.matrix_progress import MatrixProgress, describe
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
-from gpt_parallel.report.breakdown_table import render_breakdown
 from gpt_parallel.report.saved_run import ReportError
-from gpt_parallel.report.tables import render_table
-from gpt_parallel.schema.run import FaultSpec
+from gpt_parallel.report.tables import render_breakdown, render_table
+from gpt_parallel.schema.fault import FaultSpec
 
 HELP = """Run strategies × device counts × batch sizes: verified, timed, one after the other, without pytest.
 

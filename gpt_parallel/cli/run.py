@@ -10,16 +10,17 @@ from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.escaping import slug
 from gpt_parallel.base.redaction import redact
 from gpt_parallel.bench.progress import LOG_EVERY_S, CaseProgress
-from gpt_parallel.bench.suite import CUSTOM, InjectedFaultError, Suite, custom_mesh
+from gpt_parallel.bench.suite import InjectedFaultError, Suite
 from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, writing
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
 from gpt_parallel.layout.strategies import STRATEGIES
-from gpt_parallel.report.breakdown_table import render_ranks
-from gpt_parallel.report.tables import render_table
+from gpt_parallel.report.tables import render_ranks, render_table
+from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.result import RunResult
-from gpt_parallel.schema.run import FaultSpec, RunSpec
+from gpt_parallel.schema.run import RunSpec
 
 HELP = """Run one case without pytest: launch the ranks, verify every token, time the rounds.
 

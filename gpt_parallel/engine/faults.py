@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt_parallel.engine.model.gpt2 import GPT2
 from gpt_parallel.engine.rank import Rank
-from gpt_parallel.schema.run import FaultSpec
+from gpt_parallel.schema.fault import FaultSpec
 
 _PHASES = {
     "connect": "connect",

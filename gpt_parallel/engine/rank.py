@@ -13,7 +13,7 @@ import torch
 from gpt_parallel.engine.comm.collectives import connect
 from gpt_parallel.engine.comm.transport import Rendezvous
 from gpt_parallel.engine.generation.cuda_graphs import cuda_graph
-from gpt_parallel.engine.generation.loop import Batch, Generator, deal_lanes
+from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.records import changed_tokens, check_own_logits, token_records, tokens_by_request
 from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.engine.model.attention_kernel import kernels_of, noting_kernels
@@ -27,6 +27,7 @@ from gpt_parallel.engine.timing.peaks import measure_peaks
 from gpt_parallel.engine.timing.profiling import profile_pass
 from gpt_parallel.engine.timing.stopwatch import Stopwatch, consume
 from gpt_parallel.engine.timing.telemetry import CpuMeter, peak_memory, read_telemetry
+from gpt_parallel.layout.batches import Batch, deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.shards import Shard, shard_of
 from gpt_parallel.layout.stages import head_cost, head_passes, stage_layers

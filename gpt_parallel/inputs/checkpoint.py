@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from gpt_parallel.base.errors import SpecError, refuse, shorten, shown
 from gpt_parallel.base.untrusted_files import kind, parse_json, read_whole
-from gpt_parallel.inputs.finite_weights import Span, check_finite
-from gpt_parallel.inputs.safetensors_file import ITEM_BYTES, StoredTensor, read_header
+from gpt_parallel.inputs.safetensors_file import ITEM_BYTES, StoredTensor, check_finite, read_header
 from gpt_parallel.schema.model import Architecture
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -86,7 +85,7 @@ def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
     refuse(problems)
     used = [found[prefix + name] for name in shape.tensor_shapes]
     for path in files:
-        check_finite(path, [Span(t.name, t.dtype, t.start, t.stop) for t in used if t.path == path])
+        check_finite(path, [tensor for tensor in used if tensor.path == path])
     return Checkpoint(tuple(path.name for path in files), prefix)
 
 

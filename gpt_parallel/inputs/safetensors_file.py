@@ -1,14 +1,19 @@
-"""Reads safetensors headers as if an enemy had written them: nothing is believed that the file's size contradicts.
+"""Safetensors files, whoever wrote them: headers that agree with the file's size, and weights that are all finite.
 
 Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors, README "Format").
 """
 
 import json
+import logging
 import math
+from collections.abc import Iterable
+from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.escaping import plain
 from gpt_parallel.base.untrusted_files import parse_json
 
 # Number types of weights that can be run, and what a file may have beside them.
@@ -20,6 +25,19 @@ _ALL_ITEM_BYTES = {
 }
 _MAX_HEADER_BYTES = 32 << 20  # a GPT-2 of 10,000 layers has 15 MiB
 _MAX_DIMENSIONS = 8
+# The number type's bits that are all set in NaN and infinities alone (IEEE 754; bfloat16 is float32's upper half).
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
+
+
+_CHUNK_BYTES = 256 << 10  # stays in a core's cache
+
+
+_logger = logging.getLogger("gpt_parallel")
 
 
 class StoredTensor(NamedTuple):
@@ -100,3 +118,37 @@ def _check_covered(path: Path, tensors: dict[str, StoredTensor], data_start: int
         covered = stop
     if covered != size:
         raise SpecError(f"{path}: {size - covered} bytes after the last tensor belong to none (download it again)")
+
+
+def check_finite(path: Path, tensors: Iterable[StoredTensor]) -> None:
+    """Raise SpecError naming the first tensor with a NaN or infinity. A file that has not changed is not read again."""
+    state = path.stat()
+    in_order = tuple(sorted(tensors, key=lambda tensor: tensor.start))
+    bad = _first_not_finite(path, (state.st_size, state.st_mtime_ns, state.st_ino), in_order)
+    if bad is not None:
+        raise SpecError(
+            f"{path}: tensor {bad!r} holds NaN or infinite weights; no output of this model would mean a thing"
+        )
+
+
+@lru_cache(maxsize=64)
+def _first_not_finite(path: Path, state: tuple[int, int, int], tensors: tuple[StoredTensor, ...]) -> str | None:
+    _logger.info("%s: looking for weights that are not finite, in %.2f GB", plain(path), state[0] / 1e9)
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    with path.open("rb") as stream:
+        return next((tensor.name for tensor in tensors if not _is_finite(stream, tensor, buffer)), None)
+
+
+def _is_finite(stream: BufferedReader, tensor: StoredTensor, buffer: memoryview) -> bool:
+    import numpy as np
+
+    kind, exponent = _EXPONENTS[tensor.dtype]
+    mask = np.array(exponent, kind)
+    stream.seek(tensor.start)
+    for start in range(tensor.start, tensor.stop, len(buffer)):
+        chunk = buffer[: tensor.stop - start]
+        if stream.readinto(chunk) < len(chunk):
+            raise SpecError(f"{stream.name}: became shorter while it was read")
+        if (np.frombuffer(chunk, kind) & mask).max() == mask:
+            return False
+    return True

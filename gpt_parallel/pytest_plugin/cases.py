@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from gpt_parallel.bench.suite import CUSTOM, custom_mesh
-from gpt_parallel.inputs.execution import device_counts, why_skip
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, why_skip
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.strategies import STRATEGIES, cases
 

@@ -18,9 +18,8 @@ from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.inputs.models import has_published_weights
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.pytest_plugin.items import is_case
-from gpt_parallel.report.breakdown_table import render_breakdown
 from gpt_parallel.report.saved_run import ReportError
-from gpt_parallel.report.tables import render_table
+from gpt_parallel.report.tables import render_breakdown, render_table
 from gpt_parallel.schema.result import RunResult
 from gpt_parallel.schema.run import RunSpec
 from gpt_parallel.schema.summary import CaseSummary

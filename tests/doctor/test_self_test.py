@@ -7,10 +7,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gpt_parallel.bench.suite import CUSTOM, Suite
+from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli import app
 from gpt_parallel.cli.doctor import self_test
 from gpt_parallel.engine.comm import probe as engine
+from gpt_parallel.inputs.execution import CUSTOM
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.failure import LaunchError

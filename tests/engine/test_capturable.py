@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from gpt_parallel.engine.comm.collectives import Collectives
 from gpt_parallel.engine.generation.cuda_graphs import DecodeGraphs
-from gpt_parallel.engine.generation.loop import Generator, deal_lanes
+from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec, WorkloadSpec

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from gpt_parallel.engine.comm.collectives import Collectives
-from gpt_parallel.engine.generation.loop import Generator, deal_lanes
+from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.records import tokens_by_request
 from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.engine.model.gpt2 import GPT2, Part
 from gpt_parallel.engine.model.linear import can_pack
 from gpt_parallel.engine.model.weights import load
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
+from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.shards import shard_of
 from gpt_parallel.schema.model import ModelSpec

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from gpt_parallel.engine.generation.loop import Batch, Event
+from gpt_parallel.engine.generation.loop import Event
 from gpt_parallel.engine.generation.records import changed_tokens, check_own_logits, token_records
 from gpt_parallel.engine.generation.sampling import Choice
 from gpt_parallel.engine.pipe import LostPeerError
+from gpt_parallel.layout.batches import Batch
 from gpt_parallel.schema.run import Request, RequestTokens
 from tests.factories import token_record
 

@@ -5,7 +5,7 @@ import pytest
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import fork_server, local
-from gpt_parallel.schema.run import FaultSpec
+from gpt_parallel.schema.fault import FaultSpec
 from tests import mutants, processes
 
 

@@ -20,7 +20,7 @@ from gpt_parallel.launch.claims import claim_cores
 from gpt_parallel.launch.cluster import assignment as hiring
 from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.schema.run import FaultSpec
+from gpt_parallel.schema.fault import FaultSpec
 from tests.processes import ranks_alive
 
 STARTER = f"{sys.executable} {Path(__file__).parent.parent / 'starter.py'}"

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from gpt_parallel.bench import runner
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.engine.comm.collectives import Collectives
-from gpt_parallel.engine.generation.loop import Generator, deal_lanes
+from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.engine.model.gpt2 import GPT2, Part
 from gpt_parallel.inputs.models import ARCHITECTURES
@@ -21,6 +21,7 @@ from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.gpu_memory import GpuMemoryError, check_gpu_memory, deal, needs
 from gpt_parallel.launch.torch_build import TorchBuild
+from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.schema.model import Architecture, ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gpt_parallel.launch.cluster.placement import place
+from gpt_parallel.launch.cluster.assignment import place
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.schema.handshake import Hello
 from gpt_parallel.schema.run import MeshSpec

@@ -3,9 +3,9 @@
 from typing import Literal
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.bench.suite import CUSTOM, Suite, custom_mesh
+from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli.doctor.facts import Facts
-from gpt_parallel.inputs.execution import device_counts, why_skip
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, why_skip
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.cost import gib, rank_bytes
 from gpt_parallel.layout.strategies import cases

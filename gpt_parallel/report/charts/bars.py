@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from gpt_parallel.base.escaping import plain
-from gpt_parallel.report.breakdown_table import PARTS, shares
 from gpt_parallel.report.saved_run import Case
+from gpt_parallel.report.tables import PARTS, shares
 from gpt_parallel.schema.summary import CaseSummary
 
 # Of lengths without a common divisor, so that 210 strategies differ in at least one of the three.

@@ -1,0 +1,86 @@
+"""What a pytest session has one of: its settings, suite, record keeper and progress line, made when first asked for."""
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from gpt_parallel.bench.progress import CaseProgress
+    from gpt_parallel.bench.suite import Suite
+    from gpt_parallel.inputs.settings import Settings
+    from gpt_parallel.pytest_plugin.session_keeper import SessionKeeper
+
+SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
+SUITE: "pytest.StashKey[Suite]" = pytest.StashKey()
+KEEPER: "pytest.StashKey[SessionKeeper]" = pytest.StashKey()
+_PROGRESS: "pytest.StashKey[CaseProgress]" = pytest.StashKey()
+NOTES: "pytest.StashKey[list[str]]" = pytest.StashKey()
+
+
+def settings_of(config: pytest.Config) -> "Settings":
+    if SETTINGS not in config.stash:
+        from gpt_parallel.base.errors import SpecError
+        from gpt_parallel.inputs.execution import device_counts, resolve_device
+        from gpt_parallel.pytest_plugin.options import choose
+
+        try:
+            settings, notes = choose(config)
+            resolve_device(settings)
+            counts = device_counts(settings)
+            if settings.launcher and not settings.device_counts and len(counts) == 1:
+                notes.append(f"the launcher starts {counts[0]} ranks: cases are made for {counts[0]} devices only")
+            if settings.has_custom_mesh:
+                from gpt_parallel.pytest_plugin.cases import custom_cases
+
+                custom_cases(settings)
+        except SpecError as error:
+            raise usage_error(error.problems) from error
+        config.stash[SETTINGS], config.stash[NOTES] = settings, notes
+    return config.stash[SETTINGS]
+
+
+def usage_error(problems: list[str]) -> pytest.UsageError:
+    return pytest.UsageError("gpt_parallel: " + "\n  ".join(problems))
+
+
+def suite_of(config: pytest.Config) -> "Suite":
+    if SUITE not in config.stash:
+        from gpt_parallel.bench.suite import Suite
+        from gpt_parallel.schema.fault import FaultSpec
+
+        text = config.getoption("gpt_inject_fault")
+        config.stash[SUITE] = Suite(settings_of(config), progress_of(config), FaultSpec.parse(text) if text else None)
+    return config.stash[SUITE]
+
+
+def progress_of(config: pytest.Config) -> "CaseProgress":
+    if _PROGRESS not in config.stash:
+        from gpt_parallel.pytest_plugin.progress import pytest_progress
+
+        config.stash[_PROGRESS] = pytest_progress(config)
+    return config.stash[_PROGRESS]
+
+
+def keeper_of(config: pytest.Config) -> "SessionKeeper":
+    """The session's; where a fixture was asked for by name in a test's body, one without files."""
+    if KEEPER not in config.stash:
+        from gpt_parallel.pytest_plugin.session_keeper import SessionKeeper
+
+        config.stash[KEEPER] = SessionKeeper(settings_of(config), None)
+        config.pluginmanager.register(config.stash[KEEPER])
+    return config.stash[KEEPER]
+
+
+def refuse_parallel_timing(config: pytest.Config) -> None:
+    """Raise UsageError where pytest-xdist would run timed cases side by side; call it from a conftest.py.
+
+    pytest-benchmark would switch itself off and pass, without a number.
+    """
+    # pytest-benchmark goes by the variable too, which processes started by a worker inherit.
+    parallel = config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
+    if parallel and not config.getoption("benchmark_disable", False) and not config.option.collectonly:
+        raise pytest.UsageError(
+            "gpt_parallel: cases cannot be timed side by side with pytest-xdist (-n); "
+            "run them without -n, or add --benchmark-disable to verify only"
+        )

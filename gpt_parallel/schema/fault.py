@@ -1,0 +1,55 @@
+"""What a test has a rank do: the frozen description of an injected fault."""
+
+from typing import Literal, get_args
+
+from pydantic import NonNegativeInt, ValidationError
+from pydantic import model_validator as validate_model
+from typing_extensions import Self
+
+from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.schema.frozen import Frozen
+
+FaultPhase = Literal["connect", "load", "verification", "warmup", "round", "decode", "finish"]
+
+
+FaultAction = Literal[
+    "raise", "sigkill", "sigstop", "hang", "hang_in_collective", "exit_0", "exit_3", "nan_logits", "out_of_memory"
+]
+
+
+class FaultSpec(Frozen):
+    """What a test has a rank do when it comes to a phase: amid the recorded pass (`verification`), amid the first round
+    (`decode`), at the start of others.
+
+    A run with a fault is never a measurement, whatever becomes of it.
+    """
+
+    phase: FaultPhase
+    rank: NonNegativeInt
+    action: FaultAction
+
+    @validate_model(mode="after")
+    def _can_be(self) -> Self:
+        if self.action == "nan_logits" and self.phase not in ("verification", "warmup", "round", "decode"):
+            raise ValueError(f"no logits come of phase {self.phase}; allowed: verification, warmup, round, decode")
+        if self.action == "hang_in_collective" and self.phase == "connect":
+            raise ValueError("there are no collectives before ranks are connected; use another phase")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """PHASE:RANK:ACTION, as `str` gives it. Raises SpecError."""
+        phase, _, rest = text.partition(":")
+        rank, _, action = rest.partition(":")
+        if phase in get_args(FaultPhase) and rank.isascii() and rank.isdigit() and action in get_args(FaultAction):
+            try:
+                return cls.model_validate({"phase": phase, "rank": rank, "action": action})
+            except ValidationError as error:
+                raise SpecError.from_validation(error, prefix=f"fault {shown(text)}: ") from error
+        raise SpecError(
+            f"fault {shown(text)}: must be PHASE:RANK:ACTION; phases: {', '.join(get_args(FaultPhase))}; "
+            f"actions: {', '.join(get_args(FaultAction))}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.phase}:{self.rank}:{self.action}"
