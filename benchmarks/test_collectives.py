@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from tests.transports import run_ranks
+from tests.support.transports import run_ranks
 
 SUM_GOAL_S = {2: 30e-6, 4: 120e-6}
 HOP_GOAL_S = 30e-6

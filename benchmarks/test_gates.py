@@ -6,7 +6,7 @@ The figures stand in docs/gates.md.
 import pytest
 
 from gpt_parallel.report.compare.gate import ALPHA
-from tests.simulation import ab_rates, gate_rates
+from tests.support.simulation import ab_rates, gate_rates
 
 
 def say(title, rates):

@@ -6,7 +6,7 @@ import pytest
 
 from gpt_parallel.report.render import write_report
 from gpt_parallel.report.saved_run import load_run
-from tests.factories import bench, document
+from tests.support.factories import bench, document
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "gpt_parallel"
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "gpt_parallel"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in FILES}
 # Which modules a room may import, beside its own; a room stands for all that is in it.
@@ -76,7 +77,7 @@ def test_the_top_of_the_package_is_small():
     entries = [entry for entry in PACKAGE.iterdir() if not entry.name.startswith(("__pycache__", "."))]
 
     assert {entry.name for entry in entries if entry.suffix == ".py"} == {"__init__.py", "__main__.py", "version.py"}
-    assert {entry.name for entry in entries if entry.is_dir()} == {*MAY_IMPORT, "data"}
+    assert {entry.name for entry in entries if entry.is_dir()} == {*MAY_IMPORT}
 
 
 def test_the_parent_side_brings_in_no_torch():

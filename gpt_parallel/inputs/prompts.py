@@ -44,7 +44,7 @@ class Prompt(Frozen):
 
 def shipped_prompts() -> Path:
     """The 20 varied prompts that come with the package."""
-    return Path(str(files("gpt_parallel") / "data" / "prompts.jsonl"))
+    return Path(str(files("gpt_parallel.inputs") / "data" / "prompts.jsonl"))
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -8,7 +8,7 @@ from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.devices import cuda_devices, open_nvml
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.schema.fault import FaultSpec
-from tests.processes import ranks_alive
+from tests.support.processes import ranks_alive
 
 pytestmark = [pytest.mark.cuda(n=1), pytest.mark.timeout(600)]
 SLACK = 64 << 20  # the driver may keep a little

@@ -7,7 +7,7 @@ import pytest
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.devices import cuda_devices
-from tests.test_cli import run_cli
+from tests.cli.test_commands import run_cli
 
 pytestmark = [pytest.mark.cuda(n=1), pytest.mark.timeout(600)]
 

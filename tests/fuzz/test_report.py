@@ -9,9 +9,9 @@ from jinja2 import Environment
 from gpt_parallel.report import render
 from gpt_parallel.report.compare.side_by_side import compare
 from gpt_parallel.report.saved_run import load_run, load_runs
-from tests.factories import bench, document, stats
 from tests.fuzz.mutation import FUZZ, are_named, attempt, json_texts, mutated
 from tests.report.test_render import GOLDEN
+from tests.support.factories import bench, document, stats
 
 PLAIN = {"name": "t", "fullname": "t.py::t", "group": None, "stats": stats([0.1, 0.2]), "extra_info": {"ticket": 7}}
 OURS = {"not_run": [{"case": "c", "outcome": "skipped", "reason": "no GPU"}]}

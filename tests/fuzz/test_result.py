@@ -8,8 +8,8 @@ from hypothesis import given
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.result_file import load_result
 from gpt_parallel.bench.summarise import summarise
+from tests.bench.test_figures import launch
 from tests.fuzz.mutation import FUZZ, are_named, attempt, json_texts
-from tests.test_measure import launch
 
 RESULT = launch(1.0).model_dump(mode="json")
 

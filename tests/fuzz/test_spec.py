@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.inputs.settings import PRESETS, Settings, make_settings
 from gpt_parallel.schema.run import RunSpec
-from tests.factories import run_spec
 from tests.fuzz.mutation import FUZZ, are_named, attempt, hostile, mutated, values
+from tests.support.factories import run_spec
 
 SPECS = [run_spec().model_dump(mode="json"), run_spec(strategy="full_model_parallel").model_dump(mode="json")]
 

@@ -8,7 +8,7 @@ import torch
 from gpt_parallel.engine.generation.sampling import Sampler, gumbel_noise
 from gpt_parallel.judge.noise import gumbel
 from gpt_parallel.schema.run import Request, SamplingSpec
-from tests.engine.test_sampling import SHAPE, VOCABULARY, Alone
+from tests.engine.generation.test_sampling import SHAPE, VOCABULARY, Alone
 
 CPU = torch.device("cpu")
 WORD = 2**32

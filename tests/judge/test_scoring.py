@@ -7,7 +7,7 @@ from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.judge import scoring
 from gpt_parallel.judge.scoring import score
 from gpt_parallel.schema.run import Request, SamplingSpec
-from tests.engine.test_sampling import SHAPE, VOCABULARY, Alone
+from tests.engine.generation.test_sampling import SHAPE, VOCABULARY, Alone
 
 PROMPT = (3, 5)
 REQUEST = Request(request_id=4, prompt_ids=PROMPT, max_new_tokens=3)

@@ -6,7 +6,7 @@ from gpt_parallel.bench.suite import Suite
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import fork_server, local
 from gpt_parallel.schema.fault import FaultSpec
-from tests import mutants, processes
+from tests.support import mutants, processes
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def suite(make_suite):
 @pytest.fixture
 def mutate(monkeypatch):
     def mutate(mutant):
-        monkeypatch.setattr(local, "WORKER", "tests.mutants")
+        monkeypatch.setattr(local, "WORKER", "tests.support.mutants")
         monkeypatch.setenv(mutants.VARIABLE, mutant.__name__)
 
     return mutate

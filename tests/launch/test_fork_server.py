@@ -12,9 +12,9 @@ import pytest
 
 from gpt_parallel.launch import fork_server, local
 from gpt_parallel.launch.failure import LaunchError
-from tests.processes import environment
+from tests.support.paths import ROOT
+from tests.support.processes import environment
 
-ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
 import os, sys
 from pathlib import Path

@@ -25,7 +25,7 @@ from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.schema.model import Architecture, ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec
-from tests.factories import run_spec
+from tests.support.factories import run_spec
 
 GIB = 1 << 30
 

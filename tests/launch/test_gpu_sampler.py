@@ -8,7 +8,7 @@ from gpt_parallel.launch import gpu_sampler as module
 from gpt_parallel.launch.gpu_sampler import GpuSampler, gpu_sampler
 from gpt_parallel.schema.run import ExecutionSpec
 from gpt_parallel.schema.telemetry import RankTelemetry
-from tests.factories import rank_report, run_spec
+from tests.support.factories import rank_report, run_spec
 
 
 class Nvml:

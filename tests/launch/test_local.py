@@ -11,7 +11,7 @@ import pytest
 from gpt_parallel.launch import fork_server, local
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.run_directory import run_directory
-from tests import mutants
+from tests.support import mutants
 
 
 def test_a_failed_run_s_logs_are_kept(make_suite, tmp_path):

@@ -6,7 +6,7 @@ from matplotlib.collections import PathCollection
 from gpt_parallel.report.charts.bars import looks
 from gpt_parallel.report.charts.chart_set import MOST_WORKLOADS, draw_charts
 from gpt_parallel.report.charts.tradeoff import Tradeoff, clusters_of
-from tests.factories import bench, document, summary
+from tests.support.factories import bench, document, summary
 
 
 def case(strategy, num_gpus, throughput, **changes):

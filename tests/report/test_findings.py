@@ -3,7 +3,7 @@
 import pytest
 
 from gpt_parallel.report.findings import key_findings
-from tests.factories import bench, document
+from tests.support.factories import bench, document
 
 
 def case(strategy, num_gpus, throughput, **changes):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gpt_parallel.cli import app
 from gpt_parallel.report.render import FORMATS, write_report
 from gpt_parallel.report.saved_run import ReportError, load_run
-from tests.factories import bench, document, stats
+from tests.support.factories import bench, document, stats
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = [

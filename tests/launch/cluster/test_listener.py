@@ -1,0 +1,160 @@
+"""Who is taken for a rank of a run, and what hanging up or calling in twice does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from gpt_parallel import __version__
+from gpt_parallel.base.host import clock_id, pid_space
+from gpt_parallel.launch.cluster.assignment import check, hire
+from gpt_parallel.launch.cluster.listener import Reception
+from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.schema.handshake import Hello
+from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec
+from tests.support.factories import run_spec
+
+
+def spec(num_ranks, **changes):
+    return run_spec(
+        mesh=MeshSpec(pp=num_ranks), execution=ExecutionSpec(device="cpu", dtype="float32", backend="gloo", **changes)
+    )
+
+
+@pytest.fixture
+def reception():
+    made = Reception("127.0.0.1", 0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def call(reception):
+    """call(rank, **changes): a process that says hello as a rank of the run "run"; its socket."""
+    with ExitStack() as stack:
+
+        def call(rank, size=2, **changes):
+            fields = {
+                "run": "run",
+                "version": __version__,
+                "host": "one",
+                "clock": clock_id(),
+                "pid": 1,
+                "pid_space": "",
+            }
+            caller = socket.create_connection(("127.0.0.1", int(reception.address.rpartition(":")[2])), timeout=10)
+            stack.enter_context(caller)
+            hello = Hello(rank=rank, size=size, **fields | changes)
+            caller.sendall(hello.model_dump_json().encode() + b"\n")
+            return caller
+
+        yield call
+
+
+@pytest.fixture
+def gather(reception):
+    """gather(size, go_on): the guests; `go_on` is told how many there are, each time that changes."""
+    made = []
+
+    def gather(size, go_on=lambda num_guests: None):
+        guests, told = [], []
+
+        def changed(guests):
+            if told[-1:] != [len(guests)]:
+                told.append(len(guests))
+                go_on(len(guests))
+
+        made.append(guests)
+        reception.gather(guests, "run", size, {"start": "run"}, changed)
+        return guests
+
+    yield gather
+    for guest in (guest for guests in made for guest in guests):
+        guest.connection.close()
+
+
+def test_of_two_with_one_number_the_later_stays(call, gather):
+    """torchrun --max-restarts starts ranks again."""
+    first = call(1)
+    later = []
+    guests = gather(2, lambda num: later or later.append([call(1), call(0)]) if num == 1 else None)
+
+    assert [guest.hello.rank for guest in guests] == [1, 0]
+    assert first.recv(1) == b"", "it is hung up on"
+    ports = [guest.connection.socket.getpeername()[1] for guest in guests]
+    assert ports == [caller.getsockname()[1] for caller in later[0]]
+
+
+def test_who_hangs_up_is_no_longer_waited_for(call, gather):
+    gone = call(0)
+    steps = iter([lambda: None, gone.close, lambda: (call(1), call(0, host="two"))])
+    guests = gather(2, lambda num: next(steps, lambda: None)())
+
+    assert {guest.hello.rank: guest.hello.host for guest in guests} == {1: "one", 0: "two"}
+
+
+def test_a_number_that_cannot_be_is_told(call, gather):
+    call(2)
+    (guest,) = gather(1)
+
+    with pytest.raises(LaunchError, match=r"calls a process on one \(127\.0\.0\.1\) rank 2 of 2, from 0 on"):
+        check(guest, spec(2))
+
+
+def test_a_rank_that_does_not_answer_is_waited_for_until_the_run_s_deadline(call, gather):
+    callers = [call(rank, clock="another") for rank in range(2)]
+    guests = gather(2)
+
+    with pytest.raises(LaunchError, match="did not start within 7 s: a rank does not answer"):
+        hire(guests, Job(kind=JobKind.GENERATE, spec=spec(2, timeout_s=7.0)), time.monotonic() + 0.05)
+    assert callers
+
+
+def test_a_rank_may_take_long_to_answer(call, gather, monkeypatch):
+    """Its import of torch, on a slow file system, does."""
+    caller = call(0, clock="another")
+    (guest,) = gather(1)
+    timeouts = []
+    settimeout = guest.connection.socket.settimeout
+    monkeypatch.setattr(
+        type(guest.connection), "receive", lambda self, timeout_s: timeouts.append(timeout_s) or b'{"x": 1}'
+    )
+
+    assert guest.connection.ask({"ping": True}, "x", time.monotonic() + 500) == 1
+    assert timeouts[0] > 400
+    assert caller
+    settimeout(None)
+
+
+@pytest.mark.parametrize(("run", "is_ended"), [("run", True), ("other", False)])
+def test_only_a_process_of_the_run_is_ended_with_its_guest(call, gather, run, is_ended):
+    """A pid is what somebody says."""
+    code = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code, run], stdin=subprocess.PIPE) as process:
+        call(0, pid=process.pid, pid_space=pid_space())
+        (guest,) = gather(1)
+
+        guest.dismiss()
+
+        process.stdin.close()
+        assert process.wait(10) == (-9 if is_ended else 0)
+
+
+def test_a_process_of_another_machine_is_not_looked_for_here(call, gather):
+    call(0, pid=os.getpid(), pid_space="another")
+    (guest,) = gather(1)
+
+    assert guest.process is None
+
+
+def test_a_follower_is_told_what_to_start(reception, call, gather):
+    with socket.create_connection(("127.0.0.1", int(reception.address.rpartition(":")[2])), timeout=10) as follower:
+        follower.sendall(b'{"follow": "two"}\n')
+        gather(1, lambda num: num or call(0))
+
+        assert json.loads(follower.makefile().readline()) == {"start": "run"}

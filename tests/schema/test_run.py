@@ -1,0 +1,170 @@
+import pytest
+from pydantic import ValidationError
+
+from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.run import ExecutionSpec, MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
+from tests.support.factories import run_spec
+
+
+def problems(build):
+    with pytest.raises(ValidationError) as failure:
+        build()
+    return SpecError.from_validation(failure.value).problems
+
+
+def workload(*requests):
+    return WorkloadSpec(requests=requests, batch_size=2)
+
+
+def test_survives_json_unchanged_and_cannot_be_altered():
+    spec = run_spec(mesh=MeshSpec(pp=2, tp=2), strategy="full_model_parallel")
+
+    assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+    with pytest.raises(ValidationError):
+        spec.strategy = "other"
+
+
+def test_unknown_fields_are_refused():
+    data = run_spec().model_dump() | {"surprise": 1}
+
+    assert "surprise = 1: Extra inputs are not permitted" in problems(lambda: RunSpec.model_validate(data))
+
+
+def test_all_that_does_not_fit_is_named_at_once():
+    long = Request(request_id=0, prompt_ids=(1,) * 250, max_new_tokens=7)
+    outside = Request(request_id=1, prompt_ids=(1, 4096), max_new_tokens=1)
+
+    found = problems(lambda: run_spec(mesh=MeshSpec(tp=6, pp=5), workload=workload(long, outside)))
+
+    assert found == [
+        "tensor_parallel_size 6 is larger than gpt2-nano's 5 attention heads; allowed: 1 to 5",
+        "pipeline_parallel_size 5 is larger than gpt2-nano's 4 layers; allowed: 1 to 4",
+        "request 0: 250 prompt + 7 new tokens = 257, but gpt2-nano has 256 positions; use shorter prompts or fewer "
+        "new tokens",
+        "request 1: token id 4096 is outside gpt2-nano's vocabulary; allowed: 0 to 4095",
+    ]
+
+
+def test_the_last_position_may_be_used():
+    run_spec(workload=workload(Request(request_id=0, prompt_ids=(1,) * 250, max_new_tokens=6)))
+
+
+def test_many_bad_requests_are_summed_up():
+    bad = [Request(request_id=i, prompt_ids=(9999,), max_new_tokens=1) for i in range(60)]
+
+    assert problems(lambda: run_spec(workload=workload(*bad)))[-1] == "… and 57 more requests"
+
+
+def test_request_ids_must_differ():
+    twice = Request(request_id=3, prompt_ids=(1,), max_new_tokens=1)
+
+    assert problems(lambda: run_spec(workload=workload(twice, twice))) == ["request ids are not unique"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"prompt_ids": (), "max_new_tokens": 0}, ["prompt_ids", "max_new_tokens"]),
+        ({"prompt_ids": (-1, 2), "max_new_tokens": "x"}, ["prompt_ids.0", "max_new_tokens"]),
+    ],
+)
+def test_every_wrong_field_is_named(fields, expected):
+    found = problems(lambda: Request(request_id=0, **fields))
+
+    assert [problem.split(" ")[0] for problem in found] == expected
+
+
+@pytest.mark.parametrize("fields", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": -1}, {"seed": -1}])
+def test_sampling_limits(fields):
+    with pytest.raises(ValidationError):
+        SamplingSpec(**fields)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_must_be_finite(value):
+    with pytest.raises(ValidationError):
+        SamplingSpec(temperature=value)
+
+
+def test_heads_must_divide_the_width():
+    fields = ARCHITECTURES["gpt2"].model_dump() | {"n_head": 7}
+
+    assert problems(lambda: Architecture(**fields)) == ["n_embd 768 is not a multiple of n_head 7"]
+
+
+@pytest.mark.parametrize("name", ["model.bin", "../model.safetensors", "a/b.safetensors", ""])
+def test_weights_are_safetensors_of_the_models_directory(name):
+    with pytest.raises(ValidationError, match="is not the name of a safetensors file"):
+        ModelSpec(name="x", architecture=ARCHITECTURES["gpt2"], weights="checkpoint", directory="/m", files=(name,))
+
+
+def test_an_architecture_is_counted_before_it_is_believed():
+    assert ARCHITECTURES["gpt2"].num_parameters == 124_439_808
+    assert ARCHITECTURES["gpt2-xl"].num_parameters == 1_557_611_200
+    fields = ARCHITECTURES["gpt2"].model_dump()
+    for sizes in ({"n_layer": 10**9}, {"n_layer": 10_000, "n_embd": 12 * 2**20, "n_inner": 2**24}, {"n_head": True}):
+        assert len(problems(lambda sizes=sizes: Architecture(**fields | sizes))) == 1
+
+
+def test_a_mesh_of_a_billion_ranks_is_refused():
+    assert problems(lambda: run_spec(mesh=MeshSpec(dp=10**9))) == [
+        "a mesh of 1000000000 ranks is too large; allowed: 1 to 9999"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param(10**5000, "a number of 16610 bits", id="huge"),
+        pytest.param(-(10**5000), "a number of 16610 bits", id="negative"),
+        ("x" * 10**6, "'xxx"),
+        ([["y" * 10**6] * 10**4] * 100, "[['yyy"),
+        ({"a": {"b": {"c": {"d": "e" * 10**6}}}}, "{'a': {'b': {'c': {...}}}}"),
+    ],
+)
+def test_messages_stay_short_whatever_the_value(value, message):
+    assert message in shown(value)
+    assert len(shown(value)) < 3500
+
+
+def test_of_many_wrong_fields_the_first_are_named():
+    found = problems(lambda: Request(request_id=0, prompt_ids=(1,) + (-1,) * 10_000, max_new_tokens=1))
+
+    assert (len(found), found[-1]) == (21, "… and 9980 more")
+    assert all(len(problem) < 200 for problem in problems(lambda: Request(**{"z" * 10**6: 1})))
+
+
+def test_mesh_is_written_by_its_axes():
+    assert str(MeshSpec()) == "1"
+    assert str(MeshSpec(pp=2, dp=3, tp=4)) == "pp2·dp3·tp4"
+    assert MeshSpec(pp=2, dp=3, tp=4).size == 24
+
+
+def test_captions_say_which_weights_and_how_much_work():
+    assert run_spec().model.weights_origin == "random (seed 0)"
+    stored = ModelSpec(name="x", architecture=ARCHITECTURES["gpt2"], weights="checkpoint", directory="/models/x")
+    assert stored.weights_origin == "checkpoint /models/x"
+    mixed = workload(
+        Request(request_id=0, prompt_ids=(1, 2, 3), max_new_tokens=4),
+        Request(request_id=1, prompt_ids=(1,), max_new_tokens=4),
+    )
+    assert mixed.shape == "2 requests × (1–3 + 4 tokens), batch 2"
+    assert mixed.num_output_tokens == 8
+
+
+def test_the_reference_is_the_same_work_on_one_device():
+    spec = run_spec(mesh=MeshSpec(dp=4))
+    single = spec.single_device()
+
+    assert single.mesh.size == 1
+    assert single.workload == spec.workload
+    assert single.execution.rounds == 0
+
+
+def test_cores_are_dealt_in_slices_and_shared_when_they_run_out():
+    two, eight = (ExecutionSpec(device="cpu", dtype="float32", backend="gloo", cores_per_rank=n) for n in (2, 8))
+
+    assert [two.cores_of(rank, (4, 5, 6, 7)) for rank in range(3)] == [(4, 5), (6, 7), (4, 5)]
+    assert eight.cores_of(1, (0, 3)) == (0, 3)
