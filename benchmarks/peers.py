@@ -16,12 +16,12 @@ class GptParallel:
     """The engine of this project on one device, as the main job runs it."""
 
     def __init__(self, job, checkpoint):
-        from gpt_parallel.engine.pipe import EventPipe
+        from gpt_parallel.engine.pipe import StatusPipe
         from gpt_parallel.engine.rank import Rank
         from gpt_parallel.engine.timing.stopwatch import Stopwatch
         from gpt_parallel.layout.batches import deal_lanes
 
-        rank = Rank(job.spec, 0, 0, "", EventPipe(os.open(os.devnull, os.O_WRONLY)))
+        rank = Rank(job.spec, 0, 0, "", StatusPipe(os.open(os.devnull, os.O_WRONLY)))
         lanes = deal_lanes(job.spec.workload, rank._mesh)
         self._generator = rank.generator(lanes)
         self._stopwatch = Stopwatch(rank._device)

@@ -30,7 +30,7 @@ class SpecError(ValueError):
             message = item["msg"].removeprefix("Value error, ")
             if keys and item["type"] == "extra_forbidden":
                 message = unknown_key(field, tuple(keys))
-            value = "" if isinstance(item["input"], dict | BaseModel) else f" = {shown(item['input'])}"
+            value = "" if isinstance(item["input"], dict | BaseModel) else f" = {quoted(item['input'])}"
             head = f"{prefix}{field}{value}: " if field else prefix
             problems += [head + line for line in message.split("\n")]
         if len(items) > MAX_PROBLEMS:
@@ -59,7 +59,7 @@ def why_no_directory(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """A value as messages quote it: short whatever it holds."""
     return _SHORT.repr(value)
 

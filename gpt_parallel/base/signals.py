@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-DEAF_S = 30.0  # long enough to stop ranks and write files; who waits for longer may want out
+IGNORE_S = 30.0  # long enough to stop ranks and write files; who waits for longer may want out
 _PARTING_S = 5.0  # and to end the process, once all that is done
 
 # What says "stop": Ctrl-C; a scheduler's time limit, a CI system's cancellation; a closed terminal.
@@ -27,7 +27,7 @@ class _Token:
 
 
 class _OneInterrupt:
-    """Raises KeyboardInterrupt, and then nothing while that is on its way or `end_in_peace` holds.
+    """Raises KeyboardInterrupt, and then nothing while that is on its way or `ignore_interrupts_until_exit` holds.
 
     An exception can be lost, in a library's C code for one, or where an object is deleted. Then the next signal counts.
     """
@@ -38,7 +38,7 @@ class _OneInterrupt:
         self._is_released = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.is_deaf:
+        if self.is_ignoring:
             return
         if self._is_released:
             signal.signal(number, _DEFAULTS[number])
@@ -53,22 +53,22 @@ class _OneInterrupt:
         return interrupt
 
     @property
-    def is_deaf(self) -> bool:
+    def is_ignoring(self) -> bool:
         now = time.monotonic()
-        is_on_its_way = self._token is not None and self._token() is not None and now < self._raised_at + DEAF_S
+        is_on_its_way = self._token is not None and self._token() is not None and now < self._raised_at + IGNORE_S
         return is_on_its_way or now < self._deaf_until
 
-    def be_deaf(self) -> None:
-        self._deaf_until = time.monotonic() + DEAF_S
+    def ignore(self) -> None:
+        self._deaf_until = time.monotonic() + IGNORE_S
 
     def release(self) -> None:
         """From now on Python's own ways, but for a while not even those if it is deaf: the process is ending."""
-        if self.is_deaf:
+        if self.is_ignoring:
             self._deaf_until = time.monotonic() + _PARTING_S
         self._token, self._is_released = None, True
 
 
-def heed_one_interrupt() -> None:
+def install_interrupt_handler() -> None:
     """From now on the next Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, and those soon after it do nothing.
 
     Where somebody else handles or ignores one, that stays.
@@ -80,11 +80,11 @@ def heed_one_interrupt() -> None:
                 signal.signal(number, handler)
 
 
-def end_in_peace() -> None:
+def ignore_interrupts_until_exit() -> None:
     """What was interrupted is told, kept and cleared away now, and then the process ends: signals do nothing."""
     if _is_main_thread():
         for handler in filter(None, map(_ours, _DEFAULTS)):
-            handler.be_deaf()
+            handler.ignore()
         atexit.unregister(_ignore)
         atexit.register(_ignore)  # the last to register is the first to be called
 
@@ -92,17 +92,17 @@ def end_in_peace() -> None:
 def _ignore() -> None:
     """Python takes its handlers away as it ends, and the signal's own way would spoil the exit code."""
     for number in _DEFAULTS:
-        if (handler := _ours(number)) and handler.is_deaf:
+        if (handler := _ours(number)) and handler.is_ignoring:
             signal.signal(number, signal.SIG_IGN)
 
 
-def heed_interrupts() -> None:
+def restore_interrupt_handlers() -> None:
     """Python's own ways again."""
     if _is_main_thread():
         for number, default in _DEFAULTS.items():
             if handler := _ours(number):
                 handler.release()
-                if not handler.is_deaf:
+                if not handler.is_ignoring:
                     signal.signal(number, default)
 
 

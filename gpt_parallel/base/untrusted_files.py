@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.errors import SpecError, quoted
 
 MAX_DEPTH = 64  # levels of lists and objects; no document of ours has ten
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
@@ -26,7 +26,7 @@ def read_whole(path: Path, max_bytes: int, what: str) -> bytes:
     except OSError as error:
         problem = f"{what} {path}: cannot be read ({error.strerror})"
     except ValueError as error:  # a name that no file can have
-        problem = f"{what} {shown(str(path))}: cannot be read ({error})"
+        problem = f"{what} {quoted(str(path))}: cannot be read ({error})"
     raise SpecError(problem)
 
 
@@ -67,7 +67,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {shown(twice)} is there twice")
+        raise ValueError(f"key {quoted(twice)} is there twice")
     return value
 
 

@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.bench.worktrees import ROOM_PREFIX, find_commit, find_repository, remove_leftovers, worktree
-from gpt_parallel.report.compare.comparable import differences, why_not_comparable
-from gpt_parallel.report.compare.gate import ALPHA, to_be_told
+from gpt_parallel.bench.worktrees import WORKTREE_PREFIX, find_commit, find_repository, remove_leftovers, worktree
+from gpt_parallel.report.compare.comparable import differences, reason_not_comparable
+from gpt_parallel.report.compare.gate import ALPHA, detectable_effect
 from gpt_parallel.report.compare.statistics import Effect, holm, paired, pairs_needed
-from gpt_parallel.report.compare.verdicts import CaseVerdict, GateResult, Rules, Verdict
+from gpt_parallel.report.compare.verdicts import GateResult, GateVerdict, Rules, Verdict
 from gpt_parallel.report.saved_run import SavedRun, load_run
 
 MAX_LOOKS = 3
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _STOP_WAIT_S = 10
 
 
 @dataclass(frozen=True)
-class Block:
+class AbBlock:
     """One launch of every case at each commit, one right after the other."""
 
     base: SavedRun
@@ -43,7 +43,7 @@ class Block:
 
 
 def run_ab(
-    base_ref: str, head_ref: str, arguments: Sequence[str], *, num_blocks: int, threshold: float, say: Say
+    base_ref: str, head_ref: str, arguments: Sequence[str], *, num_blocks: int, threshold: float, log: Log
 ) -> GateResult:
     """Measure and judge. Raises SpecError if a commit, git or a benchmark run fails; worktrees are always removed."""
     if num_blocks < 3:
@@ -53,21 +53,21 @@ def run_ab(
     remove_leftovers(repository)
     rules = Rules(threshold=threshold)
     with ExitStack() as stack:
-        room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=ROOM_PREFIX)))
-        trees = [stack.enter_context(worktree(repository, commit, room / name)) for name, commit in commits.items()]
-        blocks: list[Block] = []
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=WORKTREE_PREFIX)))
+        trees = [stack.enter_context(worktree(repository, commit, scratch / name)) for name, commit in commits.items()]
+        blocks: list[AbBlock] = []
         for look in range(MAX_LOOKS):
             for _ in range(num_blocks):
-                blocks.append(_measure(len(blocks), num_blocks * (look + 1), trees, arguments, room, say))
+                blocks.append(_measure(len(blocks), num_blocks * (look + 1), trees, arguments, scratch, log))
             result = judge(blocks, rules)
             if result.verdict != Verdict.INCONCLUSIVE:
                 break
             if look + 1 < MAX_LOOKS:
-                say(f"inconclusive after {len(blocks)} blocks; measuring {num_blocks} more")
+                log(f"inconclusive after {len(blocks)} blocks; measuring {num_blocks} more")
     return result
 
 
-def judge(blocks: Sequence[Block], rules: Rules) -> GateResult:
+def judge(blocks: Sequence[AbBlock], rules: Rules) -> GateResult:
     """Every case over its blocks' paired log-ratios of throughput, at one of `MAX_LOOKS` looks."""
     result = GateResult(rules)
     failed = _failures(blocks)
@@ -84,18 +84,18 @@ def judge(blocks: Sequence[Block], rules: Rules) -> GateResult:
     for (fullname, effect), p_value in zip(effects.items(), adjusted, strict=True):
         kind, reason = _judge(effect, p_value, len(blocks), len(effects), rules.threshold)
         counts = (len(blocks), len(blocks))
-        result.verdicts.append(CaseVerdict(fullname, kind, reason, effect.ratio - 1, p_value, counts))
+        result.verdicts.append(GateVerdict(fullname, kind, reason, effect.ratio - 1, p_value, counts))
     if not result.verdicts:
         result.add_error("all cases", "no benchmark ran")
     return result
 
 
-def _names(blocks: Sequence[Block]) -> dict[str, str]:
+def _names(blocks: Sequence[AbBlock]) -> dict[str, str]:
     """All cases of all blocks: full names to names."""
     return {case.fullname: case.name for block in blocks for _, run in block.sides for case in run.cases}
 
 
-def _failures(blocks: Sequence[Block]) -> dict[str, str]:
+def _failures(blocks: Sequence[AbBlock]) -> dict[str, str]:
     """Every case that failed at either commit, with or without a timing elsewhere: where it first did, and why."""
     reasons: dict[str, str] = {}
     for number, block in enumerate(blocks, start=1):
@@ -112,12 +112,12 @@ def _judge(effect: Effect, p_value: float, num_blocks: int, num_cases: int, thre
     if effect.upper_bound(alpha) <= limit:
         return Verdict.PASS, f"a slowdown beyond {threshold:.1%} is ruled out"
     deviation = (effect.standard_error or 0.0) * math.sqrt(num_blocks)
-    needed = pairs_needed(deviation, *to_be_told(effect, limit, alpha, num_cases))
+    needed = pairs_needed(deviation, *detectable_effect(effect, limit, alpha, num_cases))
     more = f"about {max(needed, num_blocks + 1)} blocks" if needed else "more blocks than is reasonable"
     return Verdict.INCONCLUSIVE, f"spread {deviation:.1%} between blocks: {more} would tell"
 
 
-def _log_ratios(blocks: Sequence[Block], fullname: str, result: GateResult) -> list[float] | str:
+def _log_ratios(blocks: Sequence[AbBlock], fullname: str, result: GateResult) -> list[float] | str:
     """log(time at head ÷ time at base) of each block, or why there is none."""
     ratios = []
     for number, block in enumerate(blocks, start=1):
@@ -128,7 +128,7 @@ def _log_ratios(blocks: Sequence[Block], fullname: str, result: GateResult) -> l
                 why = next((entry.reason for entry in run.not_run if fullname.endswith(f"::{entry.case}")), "")
                 return f"missing at {side} in block {number}: {why or 'it did not run'}"
             cases.append(case)
-        problem = why_not_comparable(cases[0].summary, cases[1].summary)
+        problem = reason_not_comparable(cases[0].summary, cases[1].summary)
         if problem:
             return f"block {number}: {problem}"
         result.add_notes(differences(cases[0].summary, cases[1].summary))
@@ -136,13 +136,13 @@ def _log_ratios(blocks: Sequence[Block], fullname: str, result: GateResult) -> l
     return ratios
 
 
-def _measure(index: int, total: int, trees: Sequence[Path], arguments: Sequence[str], room: Path, say: Say) -> Block:
+def _measure(index: int, total: int, trees: Sequence[Path], arguments: Sequence[str], scratch: Path, log: Log) -> AbBlock:
     order = (0, 1) if index % 2 == 0 else (1, 0)
     runs: dict[int, SavedRun] = {}
     for side in order:
-        say(f"[{index + 1}/{total}] {('base', 'head')[side]}")
-        runs[side] = _run_pytest(trees[side], arguments, room / f"{index}-{side}.json")
-    return Block(runs[0], runs[1])
+        log(f"[{index + 1}/{total}] {('base', 'head')[side]}")
+        runs[side] = _run_pytest(trees[side], arguments, scratch / f"{index}-{side}.json")
+    return AbBlock(runs[0], runs[1])
 
 
 def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:

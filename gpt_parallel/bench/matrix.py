@@ -13,7 +13,7 @@ from gpt_parallel.bench.session_record import SessionRecord
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.bench.verifier import VerificationError
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, why_skip
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, reason_to_skip
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.gpu_memory import GpuMemoryError
@@ -82,7 +82,7 @@ class Matrix:
         problems: dict[str, None] = {}
         for cell in self._cells:
             try:
-                if not why_skip(self._settings, cell.num_gpus):
+                if not reason_to_skip(self._settings, cell.num_gpus):
                     self._suite(cell).spec(cell.strategy, cell.num_gpus)
                 return
             except SpecError as error:
@@ -108,7 +108,7 @@ class Matrix:
 
     def _finish(self, cell: Cell) -> Finished:
         begin = time.monotonic()
-        if reason := why_skip(self._settings, cell.num_gpus):
+        if reason := reason_to_skip(self._settings, cell.num_gpus):
             return Finished(cell=cell.name, outcome="skipped", reason=reason)
         suite = self._suite(cell)
         try:

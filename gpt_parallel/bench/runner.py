@@ -97,7 +97,7 @@ def _marked(ranks: tuple[RankReport, ...], claimed: Claimed) -> tuple[RankReport
     return tuple(rank.model_copy(update={"shared": claimed.are_shared}) for rank in ranks)
 
 
-def asked_for(fault: FaultSpec | None) -> str:
+def fault_note(fault: FaultSpec | None) -> str:
     """What messages say of a run that was given a fault."""
     return "" if fault is None else f" (fault injected: {fault})"
 
@@ -111,4 +111,4 @@ def _naming(fault: FaultSpec | None) -> Iterator[None]:
         if fault is None:
             raise
         head, end, rest = str(error).partition("\n")
-        raise LaunchError(head + asked_for(fault) + end + rest, out_of_memory=error.out_of_memory) from error
+        raise LaunchError(head + fault_note(fault) + end + rest, out_of_memory=error.out_of_memory) from error

@@ -14,7 +14,7 @@ from gpt_parallel.base.redaction import redact, redact_log, redact_tree
 from gpt_parallel.bench.efficiency import efficiency
 from gpt_parallel.bench.environment import describe_environment
 from gpt_parallel.bench.figures import energy, figures
-from gpt_parallel.bench.runner import Runner, asked_for
+from gpt_parallel.bench.runner import Runner, fault_note
 from gpt_parallel.bench.verification import records_of
 from gpt_parallel.bench.verifier import VerificationError, Verifier
 from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, resolve_execution
@@ -51,7 +51,7 @@ class InjectedFaultError(VerificationError):
 
     def __init__(self, result: RunResult) -> None:
         self.verification, self.result = result.verification, result
-        told = asked_for(result.spec.execution.fault)
+        told = fault_note(result.spec.execution.fault)
         RuntimeError.__init__(self, f"{result.spec.name}: the run ended well, but nothing it measured counts{told}")
 
 

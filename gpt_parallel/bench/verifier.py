@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gpt_parallel.base.redaction import redact
 from gpt_parallel.bench import verdicts
-from gpt_parallel.bench.runner import Runner, asked_for
+from gpt_parallel.bench.runner import Runner, fault_note
 from gpt_parallel.bench.verification import Records, prove, records_of, tokens_of, verify, verify_tokens
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.schema.result import RankReport, TokenScore, Verification
@@ -26,7 +26,7 @@ class VerificationError(RuntimeError):
         more = len(verification.problems) - 8
         super().__init__(
             redact(
-                f"{spec.name}: {what}{asked_for(spec.execution.fault)}\n{shown}"
+                f"{spec.name}: {what}{fault_note(spec.execution.fault)}\n{shown}"
                 + (f"\n  … and {more} more" if more > 0 else "")
             )
         )

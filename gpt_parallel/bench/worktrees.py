@@ -9,7 +9,7 @@ from pathlib import Path
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.signals import uninterrupted
 
-ROOM_PREFIX = "gpt_parallel-ab-"  # names the directories that our worktrees are in, and so which are ours
+WORKTREE_PREFIX = "gpt_parallel-ab-"  # names the directories that our worktrees are in, and so which are ours
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def remove_leftovers(repository: Path) -> None:
     """Registrations of our own worktrees that a killed run left behind. Other missing ones may be on a disk to come."""
     for line in _git(repository, "worktree", "list", "--porcelain").splitlines():
         path = Path(line.removeprefix("worktree "))
-        is_ours = line.startswith("worktree ") and path.parent.name.startswith(ROOM_PREFIX)
+        is_ours = line.startswith("worktree ") and path.parent.name.startswith(WORKTREE_PREFIX)
         if is_ours and not path.exists():
             _remove_worktree(repository, path)
 

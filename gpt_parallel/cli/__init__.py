@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gpt_parallel.base.signals import end_in_peace, heed_one_interrupt
+from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
 from gpt_parallel.cli import ab, data, gate, matrix, report, run, worker
 from gpt_parallel.cli.common import takes_settings
 from gpt_parallel.cli.doctor import command as doctor_command
@@ -40,7 +40,7 @@ def _main(
 
 def main() -> None:
     """The console script. A second Ctrl-C cuts nothing short until the process has ended."""
-    heed_one_interrupt()
+    install_interrupt_handler()
     try:
         app()
     except BrokenPipeError:
@@ -48,4 +48,4 @@ def main() -> None:
     except KeyboardInterrupt:  # before the command began, or after its last word
         sys.exit(130)
     finally:
-        end_in_peace()
+        ignore_interrupts_until_exit()

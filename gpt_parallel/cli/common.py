@@ -15,10 +15,10 @@ from rich.console import Console
 from gpt_parallel.base.errors import SpecError, why_no_directory
 from gpt_parallel.base.escaping import plain_lines
 from gpt_parallel.base.redaction import redact
-from gpt_parallel.base.signals import end_in_peace
+from gpt_parallel.base.signals import ignore_interrupts_until_exit
 from gpt_parallel.bench.verifier import VerificationError
 from gpt_parallel.inputs.execution import default_preset
-from gpt_parallel.inputs.option_aliases import CLASSIC, Classic, apply_classic
+from gpt_parallel.inputs.option_aliases import ALIASES, Alias, apply_aliases
 from gpt_parallel.inputs.settings import PRESETS, Option, make_settings, options
 from gpt_parallel.inputs.yaml_file import ConfigFile, read_config, to_yaml
 from gpt_parallel.launch.failure import LaunchError
@@ -52,10 +52,10 @@ def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) ->
     ) -> None:
         given = {o.field: arguments.pop(o.field) for o in offered}
         given |= {o.field: o.constant for o in offered if o.constant is not None and given[o.field]}
-        classic = {c.field: arguments.pop(c.field) for c in CLASSIC}
+        alias = {c.field: arguments.pop(c.field) for c in ALIASES}
         with exit_codes():
             _start_logging(verbose, debug, log_file)
-            given, notes = apply_classic(classic, given)
+            given, notes = apply_aliases(alias, given)
             file = read_config(config) if config else ConfigFile({})
             settings = make_settings(preset or file.preset or default_preset(), given, file.values)
             for note in notes:
@@ -70,7 +70,7 @@ def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) ->
         *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
         *_shared_parameters(),
         *(_parameter(o.field, _annotation(o)) for o in offered),
-        *(_parameter(c.field, _classic_annotation(c)) for c in CLASSIC),
+        *(_parameter(c.field, _classic_annotation(c)) for c in ALIASES),
     ]
     with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -117,11 +117,11 @@ def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
         logger.addHandler(handler)
 
 
-def _classic_annotation(classic: Classic) -> Any:
-    flag = f"--{classic.name}"
-    if classic.metavar is not None:
-        return Annotated[str | None, typer.Option(flag, metavar=classic.metavar, help=classic.help)]
-    return Annotated[bool | None, typer.Option(flag, help=classic.help)]
+def _classic_annotation(alias: Alias) -> Any:
+    flag = f"--{alias.name}"
+    if alias.metavar is not None:
+        return Annotated[str | None, typer.Option(flag, metavar=alias.metavar, help=alias.help)]
+    return Annotated[bool | None, typer.Option(flag, help=alias.help)]
 
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
@@ -168,7 +168,7 @@ def exit_codes() -> Iterator[None]:
         print_error(error)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        end_in_peace()
+        ignore_interrupts_until_exit()
         errors.print("interrupted; all ranks were stopped, and no file is half-written")
         raise typer.Exit(130) from error
 

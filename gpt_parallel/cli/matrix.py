@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.base.signals import end_in_peace
+from gpt_parallel.base.signals import ignore_interrupts_until_exit
 from gpt_parallel.bench.journal import FILE_NAME, Finished, Journal, JournalError, make_header
 from gpt_parallel.bench.matrix import Cell, Matrix, make_cells, make_record
 from gpt_parallel.bench.session_record import SessionRecord
@@ -82,7 +82,7 @@ def _run(settings: Settings, cells: list[Cell], journal: Journal, fault: FaultSp
         print_error(f"{error}; what it has is kept, and the same command with --resume goes on")
         return str(error), 1
     except KeyboardInterrupt:
-        end_in_peace()
+        ignore_interrupts_until_exit()
         errors.print(
             f"interrupted; all ranks were stopped. {len(_finished(cells, journal))} of {len(cells)} cells are kept in "
             f"{journal.path}; the same command with --resume goes on"

@@ -60,8 +60,8 @@ def join(
     with exit_codes():
         command = parse_launcher(launcher)
         command.command(1, [])  # is it there?
-        with tempfile.TemporaryDirectory(prefix="gpt_parallel-join-") as room:  # torchrun leaves directories behind
-            _follow(_connect(address, wait), address, command, Path(room) if command.is_torchrun else None)
+        with tempfile.TemporaryDirectory(prefix="gpt_parallel-join-") as scratch:  # torchrun leaves directories behind
+            _follow(_connect(address, wait), address, command, Path(scratch) if command.is_torchrun else None)
     errors.print("the session is over")
 
 

@@ -93,7 +93,7 @@ class FaultyRank(Rank):
         else:
             getattr(transport, transport.waits_in)(peer, 0, _NEVER)
 
-    def spoil(self) -> None:
+    def corrupt_output(self) -> None:
         """Have the next logits, or the next stage's activations, be no numbers."""
         name = "head" if self._model.part.has_head else "blocks"
         method: Callable[..., Tensor] = getattr(self._model, name)
@@ -121,6 +121,6 @@ _ACTIONS: dict[str, Callable[[FaultyRank], None]] = {
     "hang_in_collective": FaultyRank.hang_in_collective,
     "exit_0": _exit(0),
     "exit_3": _exit(3),
-    "nan_logits": FaultyRank.spoil,
+    "nan_logits": FaultyRank.corrupt_output,
     "out_of_memory": FaultyRank.run_out_of_memory,
 }

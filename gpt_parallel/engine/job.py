@@ -6,13 +6,13 @@ from gpt_parallel.engine.comm.probe import time_collectives
 from gpt_parallel.engine.comm.transport import Rendezvous
 from gpt_parallel.engine.faults import FaultyRank
 from gpt_parallel.engine.model.attention_kernel import attention_kernel, keep_full_precision
-from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.engine.rank import Rank, device_of
 from gpt_parallel.schema.result import RankReport
 from gpt_parallel.schema.run import Job, JobKind, RunSpec
 
 
-def run_job(job: Job, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: EventPipe) -> RankReport:
+def run_job(job: Job, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: StatusPipe) -> RankReport:
     """What a rank process does."""
     keep_full_precision()
     with torch.inference_mode(), attention_kernel(job.spec.execution):

@@ -14,7 +14,7 @@ class LostPeerError(RuntimeError):
     """Another rank has ended, or does not answer: its error is the cause, not this one."""
 
 
-class EventPipe:
+class StatusPipe:
     """Writes a rank's phases and its failure or its result. The launcher sees the pipe close when the process ends."""
 
     def __init__(self, descriptor: int) -> None:

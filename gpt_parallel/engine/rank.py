@@ -21,7 +21,7 @@ from gpt_parallel.engine.model.gpt2 import GPT2, Part
 from gpt_parallel.engine.model.kv_cache import KVCache, Step
 from gpt_parallel.engine.model.linear import choose_kernel
 from gpt_parallel.engine.model.weights import load
-from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.engine.timing.breakdown import break_down
 from gpt_parallel.engine.timing.peaks import measure_peaks
 from gpt_parallel.engine.timing.profiling import profile_pass
@@ -39,7 +39,7 @@ from gpt_parallel.schema.telemetry import Breakdown, PeakRates
 class Rank:
     """A rank's part of the model, connected to its peers and loaded."""
 
-    def __init__(self, spec: RunSpec, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: EventPipe) -> None:
+    def __init__(self, spec: RunSpec, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: StatusPipe) -> None:
         self._spec, self._pipe = spec, pipe
         self._phase_seconds: dict[str, float] = {}
         self._mesh = Mesh(spec.mesh, rank)
@@ -172,8 +172,8 @@ class Rank:
         """The last that a rank does: its model makes room for what is needed."""
         size, dtype = self._model.parameter_bytes, self._model.dtype
         del self._model
-        crowded = self._spec.execution.oversubscribed
-        return measure_peaks(size, dtype, self._device, self._collectives.barrier, crowded=crowded)
+        oversubscribed = self._spec.execution.oversubscribed
+        return measure_peaks(size, dtype, self._device, self._collectives.barrier, oversubscribed=oversubscribed)
 
     def score(self, tokens: Sequence[RequestTokens], tolerance: float) -> RankReport:
         """Teacher-forced: read prompt and given tokens in one pass and judge every given token."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from gpt_parallel.base.errors import SpecError, refuse, shorten, shown
+from gpt_parallel.base.errors import SpecError, quoted, refuse, shorten
 from gpt_parallel.base.untrusted_files import kind, parse_json, read_whole
 from gpt_parallel.inputs.safetensors_file import ITEM_BYTES, StoredTensor, check_finite, read_header
 from gpt_parallel.schema.model import Architecture
@@ -45,10 +45,10 @@ def read_architecture(directory: Path) -> Architecture:
             "(remove auto_map if the weights are a plain GPT-2's)"
         )
     if config.get("model_type") != "gpt2":
-        raise SpecError(f"{path}: model_type is {shown(config.get('model_type'))}; only 'gpt2' models can be run")
+        raise SpecError(f"{path}: model_type is {quoted(config.get('model_type'))}; only 'gpt2' models can be run")
     for key, supported in _UNSUPPORTED.items():
         if config.get(key, supported) != supported:
-            raise SpecError(f"{path}: {key} = {shown(config[key])} is not supported; only {supported!r} is")
+            raise SpecError(f"{path}: {key} = {quoted(config[key])} is not supported; only {supported!r} is")
     fields = {name: config[name] for name in Architecture.model_fields if config.get(name) is not None}
     if "n_embd" in fields and "n_inner" not in fields and isinstance(fields["n_embd"], int):
         fields["n_inner"] = 4 * fields["n_embd"]
@@ -65,7 +65,7 @@ def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
     for path in files:
         for name, tensor in read_header(path).items():
             if name in found:
-                raise SpecError(f"{path}: tensor {shown(name)} is in {found[name].path.name} too")
+                raise SpecError(f"{path}: tensor {quoted(name)} is in {found[name].path.name} too")
             found[name] = tensor
     prefix = "transformer." if "transformer.wte.weight" in found else ""
     problems = []
@@ -101,9 +101,9 @@ def weight_files(directory: Path) -> list[Path]:
             raise SpecError(f"{directory / INDEX_NAME}: has no weight_map from tensor names to file names")
         names = sorted(set(weight_map.values()))
         if outside := [name for name in names if Path(name).name != name]:
-            raise SpecError(f"{directory / INDEX_NAME}: {shown(outside[0])} points outside the directory")
+            raise SpecError(f"{directory / INDEX_NAME}: {quoted(outside[0])} points outside the directory")
         if others := [name for name in names if not name.endswith(".safetensors")]:
-            raise SpecError(f"{directory / INDEX_NAME}: {shown(others[0])} is not a safetensors file's name")
+            raise SpecError(f"{directory / INDEX_NAME}: {quoted(others[0])} is not a safetensors file's name")
     elif _is_regular(directory / SINGLE_NAME):
         names = [SINGLE_NAME]
     else:

@@ -37,10 +37,10 @@ def device_counts(settings: Settings) -> tuple[int, ...]:
     return (1, 2, 4, 8) if resolve_device(settings) == "cuda" and len(cuda_devices()) >= 8 else (1, 2, 4)
 
 
-def why_skip(settings: Settings, num_gpus: int) -> str | None:
+def reason_to_skip(settings: Settings, num_gpus: int) -> str | None:
     """Why a case cannot run on this machine, or by the launcher; None if it can. CPU ranks can always share cores."""
     if settings.launcher:
-        return parse_launcher(settings.launcher).why_not(num_gpus)
+        return parse_launcher(settings.launcher).reason_to_skip(num_gpus)
     if resolve_device(settings) == "cpu" or settings.oversubscribe or num_gpus <= len(cuda_devices()):
         return None
     return (
@@ -51,24 +51,24 @@ def why_skip(settings: Settings, num_gpus: int) -> str | None:
 def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
     """Device, number type and backend for one case; raises SpecError for what this machine cannot do."""
     device = resolve_device(settings)
-    if reason := why_skip(settings, num_gpus):
+    if reason := reason_to_skip(settings, num_gpus):
         raise SpecError(reason)
     if settings.launcher:
-        crowded = False  # each of its machines tells when it knows
+        oversubscribed = False  # each of its machines tells when it knows
     elif device == "cpu":
-        crowded = num_gpus * settings.cores_per_rank > len(available_cores())
+        oversubscribed = num_gpus * settings.cores_per_rank > len(available_cores())
     else:
-        crowded = num_gpus > len(cuda_devices())
+        oversubscribed = num_gpus > len(cuda_devices())
     return ExecutionSpec(
         device="cuda" if device == "cuda" else "cpu",
         dtype=_resolve_dtype(settings, device),
-        backend=_resolve_backend(settings, device, crowded),
+        backend=_resolve_backend(settings, device, oversubscribed),
         linear=settings.linear,
         log_dir=settings.log_dir,
         attention=_check_attention(settings, device),
-        decode=_resolve_decode(settings, device, crowded),
+        decode=_resolve_decode(settings, device, oversubscribed),
         cores_per_rank=settings.cores_per_rank,
-        oversubscribed=crowded,
+        oversubscribed=oversubscribed,
         warmup=settings.warmup,
         rounds=settings.num_iterations,
         timeout_s=settings.timeout_s,
@@ -77,7 +77,7 @@ def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
     )
 
 
-def _resolve_backend(settings: Settings, device: str, crowded: bool) -> Literal["gloo", "nccl", "shm"]:
+def _resolve_backend(settings: Settings, device: str, oversubscribed: bool) -> Literal["gloo", "nccl", "shm"]:
     can_share = (
         device == "cpu"
         and not settings.launcher
@@ -85,19 +85,19 @@ def _resolve_backend(settings: Settings, device: str, crowded: bool) -> Literal[
         and platform.machine() in ("x86_64", "AMD64")
     )
     if settings.backend == "auto":
-        if device == "cuda" and not crowded:
+        if device == "cuda" and not oversubscribed:
             return "nccl"
         return "shm" if can_share else "gloo"
-    if settings.backend == "nccl" and (device == "cpu" or crowded):
+    if settings.backend == "nccl" and (device == "cpu" or oversubscribed):
         raise SpecError("backend 'nccl' needs one CUDA GPU per rank; use backend 'auto' or 'gloo'")
     if settings.backend == "shm" and not can_share:
         raise SpecError("backend 'shm' needs CPU ranks on x86-64 Linux; use backend 'auto' or 'gloo'")
     return settings.backend
 
 
-def _resolve_decode(settings: Settings, device: str, crowded: bool) -> Literal["eager", "graph"]:
+def _resolve_decode(settings: Settings, device: str, oversubscribed: bool) -> Literal["eager", "graph"]:
     """Graphs hold whatever runs on the device alone; ranks that share one talk over the host."""
-    possible = device == "cuda" and not crowded and settings.backend != "gloo"
+    possible = device == "cuda" and not oversubscribed and settings.backend != "gloo"
     if settings.decode == "auto":
         return "graph" if possible else "eager"
     if settings.decode == "graph" and not possible:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture, weight_files
 from gpt_parallel.schema.model import Architecture, ModelSpec
 
@@ -82,7 +82,7 @@ def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool =
     try:
         return _resolve(name, weights, seed, offline)
     except ValidationError as error:  # for one, a directory whose name is not UTF-8
-        raise SpecError.from_validation(error, prefix=f"model {shown(name)}: ") from error
+        raise SpecError.from_validation(error, prefix=f"model {quoted(name)}: ") from error
 
 
 def _resolve(name: str, weights: Weights, seed: int, offline: bool) -> ModelSpec:
@@ -112,7 +112,7 @@ def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
     known = name in ARCHITECTURES
     if not known and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
         raise SpecError(
-            f"model {shown(name)}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
+            f"model {quoted(name)}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
             "or hub id such as 'owner/name'"
         )
     cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
@@ -130,9 +130,9 @@ def _directory(name: str) -> Path | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SpecError(f"model {shown(name)}: cannot be read ({error.strerror})") from error
+        raise SpecError(f"model {quoted(name)}: cannot be read ({error.strerror})") from error
     except (ValueError, RuntimeError) as error:  # a name that no file can have; no such user
-        raise SpecError(f"model {shown(name)}: {error}") from error
+        raise SpecError(f"model {quoted(name)}: {error}") from error
 
 
 def _cached(repositories: tuple[str, ...]) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from gpt_parallel.base.errors import SpecError
 
 
-class Classic(NamedTuple):
+class Alias(NamedTuple):
     """An option that is not a field of `Settings`; without `metavar` it is a bare flag."""
 
     name: str
@@ -18,11 +18,11 @@ class Classic(NamedTuple):
         return self.name.replace("-", "_")
 
 
-CLASSIC = (
-    Classic("mixed-precision", "DTYPE", "bfloat16 or float16: another name for the number type (dtype)"),
-    Classic("memory-efficient-attention", None, "another name for attention 'efficient'"),
-    Classic("gradient-checkpointing", None, "has nothing to do in generation; says what saves memory"),
-    Classic("master-port", "PORT", "not needed: ranks meet without a port"),
+ALIASES = (
+    Alias("mixed-precision", "DTYPE", "bfloat16 or float16: another name for the number type (dtype)"),
+    Alias("memory-efficient-attention", None, "another name for attention 'efficient'"),
+    Alias("gradient-checkpointing", None, "has nothing to do in generation; says what saves memory"),
+    Alias("master-port", "PORT", "not needed: ranks meet without a port"),
 )
 
 _NO_GRADIENTS = (
@@ -32,22 +32,22 @@ _NO_GRADIENTS = (
 _NO_PORT = "master port {port} is not used: ranks meet through a private file, so no port has to be free"
 
 
-def apply_classic(classic: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The given settings with what classic options stand for, and notes for the user about the others.
+def apply_aliases(alias: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The given settings with what aliases stand for, and notes for the user about the others.
 
     Raises SpecError for a wrong value, and where an option and its other name contradict each other.
     """
     fields: dict[str, Any] = {}
     notes = []
-    if (dtype := classic.get("mixed_precision")) is not None:
+    if (dtype := alias.get("mixed_precision")) is not None:
         if dtype not in ("bfloat16", "float16"):
             raise SpecError(f"mixed-precision = {dtype!r}: allowed are bfloat16, float16 (none: dtype float32)")
         fields["dtype"] = dtype
-    if classic.get("memory_efficient_attention"):
+    if alias.get("memory_efficient_attention"):
         fields["attention"] = "efficient"
-    if classic.get("gradient_checkpointing"):
+    if alias.get("gradient_checkpointing"):
         notes.append(_NO_GRADIENTS)
-    if (port := classic.get("master_port")) is not None:
+    if (port := alias.get("master_port")) is not None:
         if not (str(port).isascii() and str(port).isdigit() and 1 <= int(port) <= 65535):
             raise SpecError(f"master-port = {port!r}: must be a port from 1 to 65535")
         notes.append(_NO_PORT.format(port=port))

@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.base.errors import SpecError, refuse, shown
+from gpt_parallel.base.errors import SpecError, quoted, refuse
 from gpt_parallel.base.untrusted_files import parse_json, read_whole
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.model import Architecture
@@ -138,7 +138,7 @@ def check_requests(requests: Sequence[Request], places: Sequence[str], model: st
 def _check_amount(num_samples: int, prompt_tokens: int) -> None:
     if num_samples > MAX_SAMPLES or num_samples * prompt_tokens > MAX_TOKENS:
         raise SpecError(
-            f"num_samples {shown(num_samples)} × prompt_tokens {shown(prompt_tokens)} is too much; allowed: "
+            f"num_samples {quoted(num_samples)} × prompt_tokens {quoted(prompt_tokens)} is too much; allowed: "
             f"{MAX_SAMPLES} requests and {MAX_TOKENS} tokens altogether"
         )
 

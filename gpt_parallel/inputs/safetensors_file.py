@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.base.escaping import plain
 from gpt_parallel.base.untrusted_files import parse_json
 
@@ -81,20 +81,20 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int, data_bytes: int) -> StoredTensor:
-    where = f"{path}: tensor {shown(name)}"
+    where = f"{path}: tensor {quoted(name)}"
     if not (isinstance(entry, dict) and isinstance(entry.get("dtype"), str)):
         raise SpecError(f"{where} has a malformed header entry")
     dtype, shape, offsets = entry["dtype"], entry.get("shape"), entry.get("data_offsets")
     if not (_are_sizes(shape) and len(shape) <= _MAX_DIMENSIONS and _are_sizes(offsets) and len(offsets) == 2):
-        raise SpecError(f"{where} has a malformed header entry: shape {shown(shape)}, data_offsets {shown(offsets)}")
+        raise SpecError(f"{where} has a malformed header entry: shape {quoted(shape)}, data_offsets {quoted(offsets)}")
     if dtype not in _ALL_ITEM_BYTES:
-        raise SpecError(f"{where} has dtype {shown(dtype)}; allowed: {', '.join(_ALL_ITEM_BYTES)}")
+        raise SpecError(f"{where} has dtype {quoted(dtype)}; allowed: {', '.join(_ALL_ITEM_BYTES)}")
     begin, end = offsets
     if end - begin != math.prod(shape) * _ALL_ITEM_BYTES[dtype]:
         raise SpecError(f"{where} has offsets {begin}–{end} that do not fit its shape {shape}")
     if end > data_bytes:
         raise SpecError(
-            f"{path}: truncated; tensor {shown(name)} ends at byte {end} of {data_bytes} (download it again)"
+            f"{path}: truncated; tensor {quoted(name)} ends at byte {end} of {data_bytes} (download it again)"
         )
     return StoredTensor(path, name, dtype, tuple(shape), data_start + begin, data_start + end)
 

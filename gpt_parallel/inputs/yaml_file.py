@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from gpt_parallel.base.errors import SpecError, refuse, shorten, shown, unknown_key
+from gpt_parallel.base.errors import SpecError, quoted, refuse, shorten, unknown_key
 from gpt_parallel.base.untrusted_files import read_whole
 from gpt_parallel.inputs.settings import Settings
 
@@ -46,7 +46,7 @@ def read_config(path: Path) -> ConfigFile:
         raise SpecError(f"{path}: must have sections such as 'model:' (allowed: {', '.join(sections())})")
     preset = document.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
-        raise SpecError(f"{path}: preset = {shown(preset)}: must be a preset's name")
+        raise SpecError(f"{path}: preset = {quoted(preset)}: must be a preset's name")
     values, problems = _collect(document)
     refuse([f"{path}: {problem}" for problem in problems])
     try:
@@ -102,7 +102,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no type
         for key, _ in getattr(node, "value", ()):
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"key {shown(key.value)} is there twice", problem_mark=key.start_mark
+                    problem=f"key {quoted(key.value)} is there twice", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
@@ -117,7 +117,7 @@ def _collect(document: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
         if section not in known:
             problems.append(_unknown(_name(section), ["preset", *known], "", known))
         elif fields is not None and not isinstance(fields, dict):
-            problems.append(f"{section}: must hold fields such as '{known[section][0]}: …', not {shown(fields)}")
+            problems.append(f"{section}: must hold fields such as '{known[section][0]}: …', not {quoted(fields)}")
         else:
             for field, value in (fields or {}).items():
                 problem = _problem(section, _name(field), value, known)
@@ -127,7 +127,7 @@ def _collect(document: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _name(key: Any) -> str:
-    return shorten(key) if isinstance(key, str) else shown(key)
+    return shorten(key) if isinstance(key, str) else quoted(key)
 
 
 def _problem(section: str, field: str, value: Any, known: dict[str, list[str]]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.judge.model import load_model
 from gpt_parallel.judge.scoring import score
 from gpt_parallel.schema.result import RankReport, TokenScore
@@ -19,7 +19,7 @@ from gpt_parallel.schema.run import Job, Request
 _TOKENS_PER_PASS = 4096
 
 
-def judge(job: Job, pipe: EventPipe) -> RankReport:
+def judge(job: Job, pipe: StatusPipe) -> RankReport:
     """What transformers thinks of each of `job.tokens_to_score`, in their order."""
     execution, num_layers = job.spec.execution, job.spec.model.architecture.n_layer
     torch.set_num_threads(execution.cores_per_rank)

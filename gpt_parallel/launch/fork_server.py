@@ -73,7 +73,7 @@ class ForkedProcess:
     def _take(self, data: bytes) -> None:
         """A line with the process's id when it has been forked, one with its exit code when it has ended."""
         if not data:
-            raise ForkServerError(self._server.epitaph())
+            raise ForkServerError(self._server.describe_exit())
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
             if self.pid is None:
@@ -181,12 +181,12 @@ class _Server:
                 request.flush()
                 socket.send_fds(self._requests, [b"+"], [request.fileno(), output.fileno(), events, far_end])
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise ForkServerError(self.epitaph()) from error
+            raise ForkServerError(self.describe_exit()) from error
         finally:
             os.close(far_end)
         return process
 
-    def epitaph(self) -> str:
+    def describe_exit(self) -> str:
         """How the server ended, and the last that it printed."""
         code = self._process.wait()
         how = f"exited with code {code}"

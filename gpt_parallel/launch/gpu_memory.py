@@ -69,8 +69,8 @@ def check_gpu_memory(job: Job) -> None:
     if job.kind != JobKind.GENERATE or job.spec.execution.device != "cuda":
         return
     gpus = _read_gpus()
-    if gpus and (crowded := _crowded(job.spec, gpus)):
-        raise GpuMemoryError(f"{_title(job.spec)} does not fit: {'; '.join(crowded)}. {_advice(job.spec, gpus)}")
+    if gpus and (overfull := _overfull(job.spec, gpus)):
+        raise GpuMemoryError(f"{_title(job.spec)} does not fit: {'; '.join(overfull)}. {_advice(job.spec, gpus)}")
 
 
 def needs(spec: RunSpec) -> list[Need]:
@@ -185,7 +185,7 @@ def _is_in_bus_order() -> bool:
     return os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
 
 
-def _crowded(spec: RunSpec, gpus: Sequence[Gpu], slack: float = 1.0) -> list[str]:
+def _overfull(spec: RunSpec, gpus: Sequence[Gpu], slack: float = 1.0) -> list[str]:
     """For each GPU that cannot hold its ranks, what they need and what is free."""
     found, wanted = [], needs(spec)
     for index, gpu in enumerate(gpus):
@@ -214,7 +214,7 @@ def _advice(spec: RunSpec, gpus: Sequence[Gpu]) -> str:
     """What would fit in its stead, one change at a time; several at once where none is enough."""
 
     def fits(changed: RunSpec) -> bool:
-        return not _crowded(changed, gpus, _ADVICE_SLACK)
+        return not _overfull(changed, gpus, _ADVICE_SLACK)
 
     unverified = "the no-verify option with " if _is_reference(spec) else ""
     types = list(_other_types(spec, gpus))

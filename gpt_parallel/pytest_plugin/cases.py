@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, why_skip
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, reason_to_skip
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.strategies import STRATEGIES, cases
 
@@ -19,7 +19,7 @@ def make_parameters(settings: Settings) -> list[Any]:
     parameters = []
     for strategy, num_gpus in rows:
         marks = [pytest.mark.gpus(n=num_gpus)]
-        if reason := why_skip(settings, num_gpus):
+        if reason := reason_to_skip(settings, num_gpus):
             marks.append(pytest.mark.skip(reason=reason))
         parameters.append(pytest.param(strategy, num_gpus, id=f"{strategy}-{num_gpus}gpu", marks=marks))
     return parameters

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpt_parallel.pytest_plugin.state import keeper_of, progress_of, refuse_parallel_timing, suite_of
-from gpt_parallel.pytest_plugin.timing import play
+from gpt_parallel.pytest_plugin.timing import replay_rounds
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -37,9 +37,9 @@ def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") ->
         try:
             if kept := keeper.replay(request.node, spec):
                 num_rounds = sum(len(result.figures.round_seconds) for result in kept)
-                results = play(benchmark, lambda: kept, num_rounds)
+                results = replay_rounds(benchmark, lambda: kept, num_rounds)
             else:
-                results = play(benchmark, make_launches, num_rounds)
+                results = replay_rounds(benchmark, make_launches, num_rounds)
             summary = keeper.measured(request.node, benchmark.group, results)
             benchmark.extra_info.update(summary.model_dump(mode="json"))
         except BaseException:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gpt_parallel.inputs.option_aliases import CLASSIC, apply_classic
+from gpt_parallel.inputs.option_aliases import ALIASES, apply_aliases
 from gpt_parallel.inputs.settings import PRESETS, Settings, make_settings, options
 
 
-class Choice(NamedTuple):
+class SessionChoice(NamedTuple):
     """The settings of a session, and notes about options that have nothing to do."""
 
     settings: Settings
@@ -43,15 +43,15 @@ def add_options(parser: pytest.Parser) -> None:
         else:
             group.addoption(flag, dest=field, action="store_const", const=str(option.constant), help=text)
         parser.addini(field, f"default of {flag}: {option.help}" if option.constant is not False else f"false: {flag}")
-    for classic in CLASSIC:
-        kind: dict[str, Any] = {"metavar": classic.metavar} if classic.metavar else {"action": "store_true"}
-        group.addoption(f"--gpt-{classic.name}", dest=f"gpt_{classic.field}", help=classic.help, **kind)
+    for alias in ALIASES:
+        kind: dict[str, Any] = {"metavar": alias.metavar} if alias.metavar else {"action": "store_true"}
+        group.addoption(f"--gpt-{alias.name}", dest=f"gpt_{alias.field}", help=alias.help, **kind)
 
 
-def is_asked(config: pytest.Config) -> bool:
+def has_own_options(config: pytest.Config) -> bool:
     """Whether the user set anything of ours."""
     names = ("preset", "config", *Settings.model_fields)
-    return any(config.getoption(f"gpt_{name}") for name in names) or bool(_ini_values(config) or _classic(config))
+    return any(config.getoption(f"gpt_{name}") for name in names) or bool(_ini_values(config) or _aliases(config))
 
 
 def refuse_contradictions(config: pytest.Config) -> None:
@@ -63,25 +63,25 @@ def refuse_contradictions(config: pytest.Config) -> None:
             )
 
 
-def choose(config: pytest.Config) -> Choice:
+def choose(config: pytest.Config) -> SessionChoice:
     """Options win over the file, the file over ini values, those over the preset. Raises SpecError."""
     from gpt_parallel.inputs.execution import default_preset
     from gpt_parallel.inputs.yaml_file import ConfigFile, read_config
 
     asked = {name: config.getoption(f"gpt_{name}") or None for name in Settings.model_fields}
     asked["launcher"] = config.getoption("gpt_launcher")  # an empty one is a mistake, and not no launcher
-    given, notes = apply_classic(_classic(config), asked)
+    given, notes = apply_aliases(_aliases(config), asked)
     path = config.getoption("gpt_config")
     file = read_config(config.invocation_params.dir / path) if path else ConfigFile({})
     ini = _ini_values(config)
     ini_preset = ini.pop("preset", None)
     preset = config.getoption("gpt_preset") or file.preset or ini_preset or default_preset()
-    return Choice(make_settings(preset, given, {**ini, **file.values}), notes)
+    return SessionChoice(make_settings(preset, given, {**ini, **file.values}), notes)
 
 
 def _ini_values(config: pytest.Config) -> dict[str, str]:
     return {name: value for name in ("preset", *Settings.model_fields) if (value := config.getini(f"gpt_{name}"))}
 
 
-def _classic(config: pytest.Config) -> dict[str, Any]:
-    return {c.field: value for c in CLASSIC if (value := config.getoption(f"gpt_{c.field}"))}
+def _aliases(config: pytest.Config) -> dict[str, Any]:
+    return {c.field: value for c in ALIASES if (value := config.getoption(f"gpt_{c.field}"))}

@@ -36,13 +36,13 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from gpt_parallel.pytest_plugin.options import is_asked, refuse_contradictions
+    from gpt_parallel.pytest_plugin.options import has_own_options, refuse_contradictions
 
     config.addinivalue_line("markers", "gpus(n): the number of devices a generation case runs on")
     if not _has_benchmark(config):  # cases cannot run, and are to say so instead of stumbling over their marks
         config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is not loaded")
     refuse_contradictions(config)
-    if is_asked(config):
+    if has_own_options(config):
         settings_of(config)  # a wrong option is a usage error now, not a failed case later
 
 
@@ -130,7 +130,7 @@ def _check_specs(session: pytest.Session) -> None:
 def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
     """Have the session keep what its cases leave, and say what an earlier one has left."""
     from gpt_parallel.base.errors import SpecError
-    from gpt_parallel.base.signals import heed_one_interrupt
+    from gpt_parallel.base.signals import install_interrupt_handler
     from gpt_parallel.launch import fork_server
     from gpt_parallel.pytest_plugin.session_keeper import SessionKeeper, weights_notes
 
@@ -143,7 +143,7 @@ def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
     config.pluginmanager.register(keeper)
     if not all(keeper.has(case.nodeid) for case in cases):
         fork_server.warm_up()
-    heed_one_interrupt()
+    install_interrupt_handler()
     if reporter := config.pluginmanager.get_plugin("terminalreporter"):
         for note in notes:
             reporter.write_line(f"gpt_parallel: {note}")
@@ -160,11 +160,11 @@ def _report_directory(config: pytest.Config) -> Path | None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if SUITE in config.stash:
-        from gpt_parallel.base.signals import heed_interrupts
+        from gpt_parallel.base.signals import restore_interrupt_handlers
         from gpt_parallel.launch import fork_server
 
         fork_server.stop()
-        heed_interrupts()
+        restore_interrupt_handlers()
 
 
 def _is_xdist_worker(config: pytest.Config) -> bool:

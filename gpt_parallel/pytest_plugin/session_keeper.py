@@ -10,7 +10,7 @@ import pytest
 
 from gpt_parallel.base.errors import SpecError, why_no_directory
 from gpt_parallel.base.redaction import redact, redact_tree
-from gpt_parallel.base.signals import end_in_peace, heed_one_interrupt
+from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
 from gpt_parallel.bench.journal import Finished, Journal, JournalError, make_header
 from gpt_parallel.bench.session_record import FILE_NAME, SessionRecord
 from gpt_parallel.bench.suite import Suite
@@ -95,7 +95,7 @@ class SessionKeeper:
 
     @pytest.hookimpl
     def pytest_runtest_logstart(self) -> None:
-        heed_one_interrupt()  # of the test that begins, whatever the last one did
+        install_interrupt_handler()  # of the test that begins, whatever the last one did
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -134,7 +134,7 @@ class SessionKeeper:
             session.shouldfail = f"gpt_parallel: {error}; stopped, for what came next could be lost"
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        end_in_peace()
+        ignore_interrupts_until_exit()
         self._ended_by = str(excinfo.value) or "interrupted"
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -21,7 +21,7 @@ def _advance_clock(seconds: float) -> None:
     _measured_s += seconds
 
 
-def play(
+def replay_rounds(
     benchmark: "BenchmarkFixture", make_launches: "Callable[[], Sequence[RunResult]]", num_rounds: int
 ) -> "Sequence[RunResult]":
     """Make all launches inside pytest-benchmark's first round, then give it one measured round at a time."""

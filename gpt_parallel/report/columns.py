@@ -30,25 +30,25 @@ class Column(NamedTuple):
 
 
 def _milliseconds(name: str) -> Callable[[Cells], str]:
-    return lambda row: _shown(row[name], lambda seconds: four_digits(seconds * 1000))
+    return lambda row: _quoted(row[name], lambda seconds: four_digits(seconds * 1000))
 
 
 def _number(name: str, form: str) -> Callable[[Cells], str]:
-    return lambda row: _shown(row[name], lambda value: format(value, form))
+    return lambda row: _quoted(row[name], lambda value: format(value, form))
 
 
 def _times(name: str) -> Callable[[Cells], str]:
-    return lambda row: _shown(row[name], lambda ratio: f"{ratio:.2f}×")
+    return lambda row: _quoted(row[name], lambda ratio: f"{ratio:.2f}×")
 
 
-def _shown(value: Any, show: Callable[[Any], str]) -> str:
+def _quoted(value: Any, show: Callable[[Any], str]) -> str:
     return NOTHING if pd.isna(value) else show(value)
 
 
 _RESULTS = (
     Column("case", lambda row: str(row["case"] if pd.isna(row["strategy"]) else row["strategy"]), is_text=True),
     Column("devices", lambda row: _number("num_gpus", ".0f")(row) + _marks(row)),
-    Column("mesh", lambda row: _shown(row["mesh"], str), is_text=True),
+    Column("mesh", lambda row: _quoted(row["mesh"], str), is_text=True),
     Column("batch", _number("batch_size", ".0f")),
     Column("tokens/s", _number("throughput_tok_s", ",.1f")),
     Column("speed-up", _times("speedup")),
@@ -56,18 +56,18 @@ _RESULTS = (
     Column("× transformers", _times("times_transformers"), text_heading="× trans-\nformers"),
     Column("TTFT", _milliseconds("ttft_p50_s"), " ms"),
     Column("TPOT", _milliseconds("tpot_p50_s"), " ms"),
-    Column("verified", lambda row: _shown(row["verified"], str) + _changing(row), is_text=True),
+    Column("verified", lambda row: _quoted(row["verified"], str) + _changing(row), is_text=True),
     Column("latency mean", _milliseconds("latency_mean_s"), " ms"),
     Column("latency p50", _milliseconds("latency_p50_s"), " ms"),
     Column("latency p90", _milliseconds("latency_p90_s"), " ms"),
     Column("latency p99", _milliseconds("latency_p99_s"), " ms"),
     Column("round", _milliseconds("round_median_s"), " ms"),
     Column("utilisation", _number("utilisation_percent", ".0f"), " %", text_heading="utili-\nsation"),
-    Column("peak memory", lambda row: _shown(row["peak_memory_bytes"], lambda size: f"{size / 2**20:,.0f}"), " MiB"),
+    Column("peak memory", lambda row: _quoted(row["peak_memory_bytes"], lambda size: f"{size / 2**20:,.0f}"), " MiB"),
     Column("imbalance", _times("imbalance")),
     Column("MBU", _number("mbu", ".0%")),
     Column("MFU", _number("mfu", ".0%")),
-    Column("energy per token", lambda row: _shown(row["energy_j_per_token"], four_digits), " J"),
+    Column("energy per token", lambda row: _quoted(row["energy_j_per_token"], four_digits), " J"),
     Column("power", _number("gpu_power_w", ".0f"), " W"),
     Column("waiting", _number("breakdown_waiting", ".0%")),
     Column("communication", _number("breakdown_communication", ".0%"), text_heading="commu-\nnication"),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.base.untrusted_files import parse_json, read_whole
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.result import schema_problem
@@ -143,7 +143,7 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
     cases = _read_all(path, document["benchmarks"], "benchmarks", _read_case)
     for name, count in Counter(case.fullname for case in cases).items():
         if count > 1:
-            raise ReportError(f"{path}: case {shown(name)} is there twice")
+            raise ReportError(f"{path}: case {quoted(name)} is there twice")
     ours = _mapping(document.get("gpt_parallel"))
     commit, machine = _mapping(document.get("commit_info")), _mapping(document.get("machine_info"))
     return SavedRun(
@@ -216,7 +216,7 @@ def _string(value: Any) -> str:
 def _text(path: Path, ours: dict[str, Any], name: str) -> str:
     value = ours.get(name, "")
     if not isinstance(value, str):
-        raise ReportError(f"{path}: gpt_parallel.{name} must be a text, not {shown(value)}")
+        raise ReportError(f"{path}: gpt_parallel.{name} must be a text, not {quoted(value)}")
     return value
 
 

@@ -6,7 +6,7 @@ from pydantic import NonNegativeInt, ValidationError
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.schema.frozen import Frozen
 
 FaultPhase = Literal["connect", "load", "verification", "warmup", "round", "decode", "finish"]
@@ -45,9 +45,9 @@ class FaultSpec(Frozen):
             try:
                 return cls.model_validate({"phase": phase, "rank": rank, "action": action})
             except ValidationError as error:
-                raise SpecError.from_validation(error, prefix=f"fault {shown(text)}: ") from error
+                raise SpecError.from_validation(error, prefix=f"fault {quoted(text)}: ") from error
         raise SpecError(
-            f"fault {shown(text)}: must be PHASE:RANK:ACTION; phases: {', '.join(get_args(FaultPhase))}; "
+            f"fault {quoted(text)}: must be PHASE:RANK:ACTION; phases: {', '.join(get_args(FaultPhase))}; "
             f"actions: {', '.join(get_args(FaultAction))}"
         )
 

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.base.errors import shown
+from gpt_parallel.base.errors import quoted
 from gpt_parallel.schema.frozen import Frozen, Text
 
 # Beyond these a configuration is a mistake or an attack: tables of names and shapes are made before any weight is seen.
@@ -88,7 +88,7 @@ class ModelSpec(Frozen):
     def _only_safetensors(self) -> Self:
         for name in self.files:
             if "/" in name or not name.endswith(".safetensors"):
-                raise ValueError(f"files: {shown(name)} is not the name of a safetensors file")
+                raise ValueError(f"files: {quoted(name)} is not the name of a safetensors file")
         return self
 
     @property

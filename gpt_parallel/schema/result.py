@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.base.errors import shown
+from gpt_parallel.base.errors import quoted
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.run import MeshSpec, RequestTokens, RunSpec
 from gpt_parallel.schema.telemetry import Breakdown, Efficiency, Energy, GpuTelemetry, PeakRates, RankTelemetry
@@ -232,11 +232,11 @@ def schema_problem(found: object) -> str | None:
         return f"has no schema_version; this gpt_parallel reads version {SCHEMA_VERSION}"
     if type(found) is not int or found < SCHEMA_VERSION:
         return (
-            f"schema_version {shown(found)} is not one that this gpt_parallel reads ({SCHEMA_VERSION}); measure again"
+            f"schema_version {quoted(found)} is not one that this gpt_parallel reads ({SCHEMA_VERSION}); measure again"
         )
     if found > SCHEMA_VERSION:
         return (
-            f"schema_version {shown(found)} was made by a newer gpt_parallel, this one reads {SCHEMA_VERSION}; "
+            f"schema_version {quoted(found)} was made by a newer gpt_parallel, this one reads {SCHEMA_VERSION}; "
             "use that version, or measure again"
         )
     return None

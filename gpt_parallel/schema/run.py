@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.base.errors import shown
+from gpt_parallel.base.errors import quoted
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.frozen import Frozen, Text
 from gpt_parallel.schema.model import Architecture, ModelSpec
@@ -195,15 +195,15 @@ def _mesh_problems(mesh: MeshSpec, model: ModelSpec) -> list[str]:
     shape = model.architecture
     problems = []
     if mesh.size > MAX_RANKS:
-        problems.append(f"a mesh of {shown(mesh.size)} ranks is too large; allowed: 1 to {MAX_RANKS}")
+        problems.append(f"a mesh of {quoted(mesh.size)} ranks is too large; allowed: 1 to {MAX_RANKS}")
     if mesh.tp > shape.n_head:
         problems.append(
-            f"tensor_parallel_size {shown(mesh.tp)} is larger than {model.name}'s {shape.n_head} attention heads; "
+            f"tensor_parallel_size {quoted(mesh.tp)} is larger than {model.name}'s {shape.n_head} attention heads; "
             f"allowed: 1 to {shape.n_head}"
         )
     if mesh.pp > shape.n_layer:
         problems.append(
-            f"pipeline_parallel_size {shown(mesh.pp)} is larger than {model.name}'s {shape.n_layer} layers; "
+            f"pipeline_parallel_size {quoted(mesh.pp)} is larger than {model.name}'s {shape.n_layer} layers; "
             f"allowed: 1 to {shape.n_layer}"
         )
     return problems
@@ -213,7 +213,7 @@ def _fault_problems(mesh: MeshSpec, fault: FaultSpec | None) -> list[str]:
     if fault is None:
         return []
     if fault.rank >= mesh.size:
-        return [f"fault {fault}: there is no rank {shown(fault.rank)}; allowed: 0 to {mesh.size - 1}"]
+        return [f"fault {fault}: there is no rank {quoted(fault.rank)}; allowed: 0 to {mesh.size - 1}"]
     if fault.action == "hang_in_collective" and mesh.size == 1:
         return [f"fault {fault}: a lone rank has no collectives; use action 'hang'"]
     return []
@@ -240,13 +240,13 @@ def request_problems(request: Request, model: str, shape: Architecture) -> list[
     problems = []
     if request.total_tokens > shape.n_positions:
         problems.append(
-            f"{len(request.prompt_ids)} prompt + {shown(request.max_new_tokens)} new tokens "
-            f"= {shown(request.total_tokens)}, but {model} has {shape.n_positions} positions; "
+            f"{len(request.prompt_ids)} prompt + {quoted(request.max_new_tokens)} new tokens "
+            f"= {quoted(request.total_tokens)}, but {model} has {shape.n_positions} positions; "
             "use shorter prompts or fewer new tokens"
         )
     if max(request.prompt_ids) >= shape.vocab_size:
         problems.append(
-            f"token id {shown(max(request.prompt_ids))} is outside {model}'s vocabulary; "
+            f"token id {quoted(max(request.prompt_ids))} is outside {model}'s vocabulary; "
             f"allowed: 0 to {shape.vocab_size - 1}"
         )
     return problems

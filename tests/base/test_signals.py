@@ -10,7 +10,13 @@ from contextlib import suppress
 import pytest
 
 from gpt_parallel.base import signals as interrupts
-from gpt_parallel.base.signals import DEAF_S, end_in_peace, heed_interrupts, heed_one_interrupt, uninterrupted
+from gpt_parallel.base.signals import (
+    IGNORE_S,
+    ignore_interrupts_until_exit,
+    install_interrupt_handler,
+    restore_interrupt_handlers,
+    uninterrupted,
+)
 
 DEFAULTS = {
     signal.SIGINT: signal.default_int_handler,
@@ -40,23 +46,23 @@ def clock(monkeypatch):
 
 
 def test_the_first_counts_and_those_soon_after_it_do_not(clock):
-    heed_one_interrupt()
+    install_interrupt_handler()
     with pytest.raises(KeyboardInterrupt) as _first:
         press()
-    clock[0] += DEAF_S - 1
+    clock[0] += IGNORE_S - 1
     press()
     clock[0] += 1
     with pytest.raises(KeyboardInterrupt) as _second:
         press()
     press()
 
-    heed_one_interrupt()
+    install_interrupt_handler()
     with pytest.raises(KeyboardInterrupt):
         press()
 
 
 def test_after_one_that_got_lost_the_next_one_counts(clock):
-    heed_one_interrupt()
+    install_interrupt_handler()
 
     for _ in range(3):
         caught = False
@@ -68,12 +74,12 @@ def test_after_one_that_got_lost_the_next_one_counts(clock):
 
 
 def test_a_process_that_is_ending_is_let_end(clock):
-    heed_one_interrupt()
+    install_interrupt_handler()
     with suppress(KeyboardInterrupt):
         press()
 
-    end_in_peace()
-    clock[0] += DEAF_S - 1
+    ignore_interrupts_until_exit()
+    clock[0] += IGNORE_S - 1
     press()
     clock[0] += 1
     with pytest.raises(KeyboardInterrupt):
@@ -82,7 +88,7 @@ def test_a_process_that_is_ending_is_let_end(clock):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_scheduler_s_or_terminal_s_end_is_as_ctrl_c(number):
-    heed_one_interrupt()
+    install_interrupt_handler()
 
     with pytest.raises(KeyboardInterrupt) as _on_its_way:
         signal.raise_signal(number)
@@ -91,8 +97,8 @@ def test_a_scheduler_s_or_terminal_s_end_is_as_ctrl_c(number):
 
 
 def test_python_s_own_ways_come_back(clock):
-    heed_one_interrupt()
-    heed_interrupts()
+    install_interrupt_handler()
+    restore_interrupt_handlers()
 
     assert {number: signal.getsignal(number) for number in DEFAULTS} == DEFAULTS
 
@@ -128,9 +134,9 @@ signal.raise_signal(signal.SIGTERM)
 def test_what_others_do_with_it_stays(handler):
     signal.signal(signal.SIGINT, handler)
 
-    heed_one_interrupt()
+    install_interrupt_handler()
     press()
-    heed_interrupts()
+    restore_interrupt_handlers()
 
     assert signal.getsignal(signal.SIGINT) is handler
 

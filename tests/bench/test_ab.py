@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gpt_parallel.bench import ab, worktrees
-from gpt_parallel.bench.ab import Block, judge
+from gpt_parallel.bench.ab import AbBlock, judge
 from gpt_parallel.cli import app
 from gpt_parallel.report.compare.verdicts import Rules, Verdict
 from gpt_parallel.report.saved_run import load_run
@@ -369,7 +369,7 @@ def blocks(tmp_path, ratios, names=("case",), not_run=None, **changes):
             path = tmp_path / f"{index}-{side}.json"
             path.write_text(json.dumps(document(*entries, gpt_parallel=failed)))
             sides.append(load_run(path))
-        made.append(Block(*sides))
+        made.append(AbBlock(*sides))
     return made
 
 

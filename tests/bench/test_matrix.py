@@ -314,7 +314,7 @@ def test_a_full_disk_is_one_message(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Journal, "add", full)
     monkeypatch.setattr(Suite, "run", lambda suite, spec: pytest.fail("not reached"))
-    monkeypatch.setattr("gpt_parallel.bench.matrix.why_skip", lambda settings, count: "not today")
+    monkeypatch.setattr("gpt_parallel.bench.matrix.reason_to_skip", lambda settings, count: "not today")
 
     done = CliRunner().invoke(app, ["matrix", "--preset", "smoke", "--device", "cpu", "--output-dir", str(tmp_path)])
 

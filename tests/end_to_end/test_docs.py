@@ -151,10 +151,10 @@ def test_every_fault_is_shown_by_a_test_that_exists():
 
 
 def test_the_chinese_readme_shows_the_same_commands():
-    def shown(name):
+    def quoted(name):
         text = (ROOT / name).read_text(encoding="utf-8")
         blocks = re.findall(r"^```python\n.*?^```", text, re.M | re.S)
         images = re.findall(r"\]\(([^)]*\.(?:svg|png))\)", text)
         return commands(ROOT / name), blocks, images, len(re.findall(r"^## ", text, re.M))
 
-    assert shown("README.zh-CN.md") == shown("README.md")
+    assert quoted("README.zh-CN.md") == quoted("README.md")

@@ -18,7 +18,7 @@ from gpt_parallel.bench.verifier import VerificationError
 from gpt_parallel.inputs.settings import Settings, make_settings
 from gpt_parallel.launch import fork_server, watch
 from gpt_parallel.launch.failure import LaunchError
-from gpt_parallel.report.compare.comparable import why_unproved
+from gpt_parallel.report.compare.comparable import reason_unverified
 from gpt_parallel.report.findings import _verification
 from gpt_parallel.report.saved_run import ReportError, load_run
 from gpt_parallel.schema.fault import FaultSpec
@@ -418,5 +418,5 @@ def test_a_file_that_gives_a_fault_figures_is_refused(make_suite, tmp_path):
 def test_reports_and_gates_never_take_a_fault_for_verified():
     faulty = summary().model_copy(update={"verified": "fault-injected"})
 
-    assert why_unproved(faulty, "head") == "the head run was not verified (fault-injected)"
+    assert reason_unverified(faulty, "head") == "the head run was not verified (fault-injected)"
     assert _verification([summary(), faulty]) == "1 of 2 cases are exact; NOT verified: 1."

@@ -3,11 +3,11 @@
 import pytest
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.inputs.option_aliases import apply_classic
+from gpt_parallel.inputs.option_aliases import apply_aliases
 
 
 @pytest.mark.parametrize(
-    ("classic", "expected"),
+    ("alias", "expected"),
     [
         ({"mixed_precision": "bfloat16"}, {"dtype": "bfloat16"}),
         ({"mixed_precision": "float16"}, {"dtype": "float16"}),
@@ -15,15 +15,15 @@ from gpt_parallel.inputs.option_aliases import apply_classic
         ({"memory_efficient_attention": None, "mixed_precision": None, "master_port": None}, {}),
     ],
 )
-def test_names_stand_for_settings(classic, expected):
-    fields, notes = apply_classic(classic, {"seed": "3"})
+def test_names_stand_for_settings(alias, expected):
+    fields, notes = apply_aliases(alias, {"seed": "3"})
 
     assert fields == {"seed": "3", **expected}
     assert notes == []
 
 
 def test_gradient_checkpointing_is_answered_in_a_sentence():
-    fields, (note,) = apply_classic({"gradient_checkpointing": True}, {})
+    fields, (note,) = apply_aliases({"gradient_checkpointing": True}, {})
 
     assert fields == {}
     assert "generation keeps no gradients" in note
@@ -33,13 +33,13 @@ def test_gradient_checkpointing_is_answered_in_a_sentence():
 
 
 def test_a_master_port_is_answered_in_a_sentence():
-    _, (note,) = apply_classic({"master_port": "29500"}, {})
+    _, (note,) = apply_aliases({"master_port": "29500"}, {})
 
     assert note == "master port 29500 is not used: ranks meet through a private file, so no port has to be free"
 
 
 @pytest.mark.parametrize(
-    ("classic", "given", "message"),
+    ("alias", "given", "message"),
     [
         ({"mixed_precision": "int8"}, {}, "mixed-precision = 'int8': allowed are bfloat16, float16"),
         ({"mixed_precision": "float16"}, {"dtype": "float32"}, "dtype is asked for twice: 'float32', and 'float16'"),
@@ -49,12 +49,12 @@ def test_a_master_port_is_answered_in_a_sentence():
         ({"master_port": "70000"}, {}, "must be a port from 1 to 65535"),
     ],
 )
-def test_wrong_values_and_contradictions(classic, given, message):
+def test_wrong_values_and_contradictions(alias, given, message):
     with pytest.raises(SpecError, match=message):
-        apply_classic(classic, given)
+        apply_aliases(alias, given)
 
 
 def test_saying_the_same_twice_is_no_contradiction():
-    fields, _ = apply_classic({"mixed_precision": "float16"}, {"dtype": "float16"})
+    fields, _ = apply_aliases({"mixed_precision": "float16"}, {"dtype": "float16"})
 
     assert fields["dtype"] == "float16"

@@ -4,7 +4,7 @@ import pynvml
 import pytest
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.inputs.execution import default_preset, device_counts, resolve_execution, why_skip
+from gpt_parallel.inputs.execution import default_preset, device_counts, reason_to_skip, resolve_execution
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.torch_build import TorchBuild
@@ -81,10 +81,10 @@ def test_older_gpus_take_float16(gpus):
 def test_cases_with_too_few_gpus_are_skipped_unless_ranks_may_share(gpus):
     gpus((9, 0))
 
-    assert "needs 2 GPUs, this machine has 1" in why_skip(smoke(), 2)
+    assert "needs 2 GPUs, this machine has 1" in reason_to_skip(smoke(), 2)
     shared = resolve_execution(smoke(oversubscribe=True), 2)
     assert (shared.backend, shared.oversubscribed) == ("gloo", True)
-    assert why_skip(smoke(device="cpu"), 4) is None
+    assert reason_to_skip(smoke(device="cpu"), 4) is None
     with pytest.raises(SpecError, match="'nccl' needs one CUDA GPU per rank"):
         resolve_execution(smoke(oversubscribe=True, backend="nccl"), 2)
 

@@ -1,4 +1,4 @@
-"""What pytest users may write where: options, a file, ini values, and classic names."""
+"""What pytest users may write where: options, a file, ini values, and aliases."""
 
 import pytest
 import yaml

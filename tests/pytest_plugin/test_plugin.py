@@ -10,7 +10,7 @@ import pytest
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.pytest_plugin.session_keeper import weights_notes
-from gpt_parallel.pytest_plugin.timing import measured_clock, play
+from gpt_parallel.pytest_plugin.timing import measured_clock, replay_rounds
 from tests.support.paths import ROOT
 from tests.support.processes import environment
 
@@ -110,7 +110,7 @@ def test_rounds_reach_pytest_benchmark_to_the_bit():
             target()
             measured.append(measured_clock() - begin)
 
-    assert play(SimpleNamespace(pedantic=pedantic), lambda: results, 4) == results
+    assert replay_rounds(SimpleNamespace(pedantic=pedantic), lambda: results, 4) == results
 
     assert measured == seconds
 

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from gpt_parallel.base.errors import SpecError, shown
+from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.schema.model import Architecture, ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
@@ -125,8 +125,8 @@ def test_a_mesh_of_a_billion_ranks_is_refused():
     ],
 )
 def test_messages_stay_short_whatever_the_value(value, message):
-    assert message in shown(value)
-    assert len(shown(value)) < 3500
+    assert message in quoted(value)
+    assert len(quoted(value)) < 3500
 
 
 def test_of_many_wrong_fields_the_first_are_named():

@@ -167,8 +167,8 @@ def halt_in_a_phase():
                 pipe.write(f"{os.getpid()}\n")
             signal.sigwait({signal.SIGUSR2})
 
-    enter = events.EventPipe.enter
-    events.EventPipe.enter = halting
+    enter = events.StatusPipe.enter
+    events.StatusPipe.enter = halting
 
 
 def deliver_wrong_sums():

@@ -8,7 +8,7 @@ import random
 from functools import lru_cache
 from pathlib import Path
 
-from gpt_parallel.bench.ab import MAX_LOOKS, Block, judge
+from gpt_parallel.bench.ab import MAX_LOOKS, AbBlock, judge
 from gpt_parallel.report.compare.gate import decide
 from gpt_parallel.report.compare.verdicts import Rules, Verdict
 from gpt_parallel.report.saved_run import Case, SavedRun, Stats
@@ -72,7 +72,7 @@ def ab_rates(slowdown, spread, num_blocks=6, trials=1000):
         blocks = []
         for _look in range(MAX_LOOKS):
             blocks += [
-                Block(
+                AbBlock(
                     simulated(generator, "base", 1, 1.0, spread, 0.0),
                     simulated(generator, "head", 1, slowdown, spread, 0.0),
                 )

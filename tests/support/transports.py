@@ -176,10 +176,10 @@ def main(scenario, backend, pp, tp, rank, rendezvous, count, seed, core):
 
     torch.set_num_threads(1)
     mesh = Mesh(MeshSpec(pp=int(pp), tp=int(tp)), int(rank))
-    crowded = mesh.sizes.size > (os.cpu_count() or 1)
+    oversubscribed = mesh.sizes.size > (os.cpu_count() or 1)
     with torch.inference_mode():
         if backend == "shm":
-            transport = SharedMemory(mesh, rendezvous, 60.0, crowded=crowded)
+            transport = SharedMemory(mesh, rendezvous, 60.0, oversubscribed=oversubscribed)
         else:
             transport = Distributed(mesh, backend, torch.device("cpu"), rendezvous, 60.0)
         found = globals()[scenario](torch, transport, mesh, int(count), int(seed))

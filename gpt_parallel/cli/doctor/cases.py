@@ -5,7 +5,7 @@ from typing import Literal
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli.doctor.facts import Facts
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, why_skip
+from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, reason_to_skip
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.cost import gib, rank_bytes
 from gpt_parallel.layout.strategies import cases
@@ -13,7 +13,7 @@ from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.run import RunSpec
 
 
-class CaseVerdict(Frozen):
+class Feasibility(Frozen):
     """Whether a case can run. A case that is skipped for want of GPUs is no fault; one that would fail is."""
 
     strategy: str
@@ -22,7 +22,7 @@ class CaseVerdict(Frozen):
     reason: str = ""
 
 
-def judge_cases(settings: Settings, facts: Facts) -> list[CaseVerdict]:
+def judge_cases(settings: Settings, facts: Facts) -> list[Feasibility]:
     """A verdict for every case of the job that `settings` describe. Raises SpecError where there are no cases."""
     suite = Suite(_on_this_disk(settings))
     if settings.has_custom_mesh:
@@ -39,19 +39,19 @@ def _on_this_disk(settings: Settings) -> Settings:
     return settings.model_copy(update={"offline": True, "weights": weights})
 
 
-def _judge(strategy: str, num_gpus: int, suite: Suite, facts: Facts) -> CaseVerdict:
-    if reason := why_skip(suite.settings, num_gpus):
-        return CaseVerdict(strategy=strategy, num_gpus=num_gpus, outcome="skipped", reason=reason)
+def _judge(strategy: str, num_gpus: int, suite: Suite, facts: Facts) -> Feasibility:
+    if reason := reason_to_skip(suite.settings, num_gpus):
+        return Feasibility(strategy=strategy, num_gpus=num_gpus, outcome="skipped", reason=reason)
     try:
         spec = suite.spec(strategy, num_gpus)
     except SpecError as error:
-        return CaseVerdict(strategy=strategy, num_gpus=num_gpus, outcome="fails", reason="; ".join(error.problems))
+        return Feasibility(strategy=strategy, num_gpus=num_gpus, outcome="fails", reason="; ".join(error.problems))
     reason = _why_too_large(spec, facts)
     if reason is None and suite.settings.verify:
         reason = _why_too_large(spec.single_device(), facts)
         reason = f"its single-device reference {reason} (--no-verify does without)" if reason else None
     outcome: Literal["runs", "fails"] = "fails" if reason else "runs"
-    return CaseVerdict(strategy=strategy, num_gpus=num_gpus, outcome=outcome, reason=reason or "")
+    return Feasibility(strategy=strategy, num_gpus=num_gpus, outcome=outcome, reason=reason or "")
 
 
 def _why_too_large(spec: RunSpec, facts: Facts) -> str | None:

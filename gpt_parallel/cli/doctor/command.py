@@ -12,12 +12,12 @@ from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.escaping import plain
 from gpt_parallel.base.redaction import redact, redact_tree
 from gpt_parallel.cli.common import errors, option
-from gpt_parallel.cli.doctor.cases import CaseVerdict, judge_cases
+from gpt_parallel.cli.doctor.cases import Feasibility, judge_cases
+from gpt_parallel.cli.doctor.connectivity import run_self_test
 from gpt_parallel.cli.doctor.facts import Facts, SelfTest
 from gpt_parallel.cli.doctor.findings import Finding, can_run
 from gpt_parallel.cli.doctor.gather import gather_facts
 from gpt_parallel.cli.doctor.judge import judge
-from gpt_parallel.cli.doctor.self_test import run_self_test
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
 
@@ -64,7 +64,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _judge_cases(settings: Settings, facts: Facts) -> list[CaseVerdict] | str:
+def _judge_cases(settings: Settings, facts: Facts) -> list[Feasibility] | str:
     try:
         return judge_cases(settings, facts)
     except SpecError as error:
@@ -72,7 +72,7 @@ def _judge_cases(settings: Settings, facts: Facts) -> list[CaseVerdict] | str:
 
 
 def _document(
-    facts: Facts, cases: Sequence[CaseVerdict], self_test: SelfTest | None, findings: Sequence[Finding]
+    facts: Facts, cases: Sequence[Feasibility], self_test: SelfTest | None, findings: Sequence[Finding]
 ) -> dict[str, object]:
     return {
         "schema_version": 1,
@@ -84,7 +84,7 @@ def _document(
     }
 
 
-def _print(facts: Facts, cases: Sequence[CaseVerdict], findings: Sequence[Finding], settings: Settings) -> None:
+def _print(facts: Facts, cases: Sequence[Feasibility], findings: Sequence[Finding], settings: Settings) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     margin = max(len(finding.topic) for finding in findings)
     for finding in findings:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_parallel.cli.doctor.cases import CaseVerdict
+from gpt_parallel.cli.doctor.cases import Feasibility
 from gpt_parallel.cli.doctor.facts import DirectoryFacts, Facts, ModelFacts, SelfTest
 from gpt_parallel.cli.doctor.findings import Finding
 from gpt_parallel.cli.doctor.judge_gpus import judge_gpus
@@ -16,7 +16,7 @@ _LEAST_FREE_BYTES = 256 << 20
 
 
 def judge(
-    facts: Facts, settings: Settings, cases: Sequence[CaseVerdict] | str, self_test: SelfTest | None
+    facts: Facts, settings: Settings, cases: Sequence[Feasibility] | str, self_test: SelfTest | None
 ) -> list[Finding]:
     """`cases` is a sentence where what was asked for has none; `self_test` None where it was not to be run."""
     return [
@@ -141,7 +141,7 @@ def download_bytes(name: str) -> int:
     return total
 
 
-def _cases(cases: Sequence[CaseVerdict] | str) -> list[Finding]:
+def _cases(cases: Sequence[Feasibility] | str) -> list[Finding]:
     if isinstance(cases, str):
         return [Finding(topic="cases", level="problem", text=cases, remedy="change these settings")]
     num_runs, num_skipped = (sum(case.outcome == outcome for case in cases) for outcome in ("runs", "skipped"))
@@ -157,7 +157,7 @@ def _cases(cases: Sequence[CaseVerdict] | str) -> list[Finding]:
     return found + _failing([case for case in cases if case.outcome == "fails"])
 
 
-def _failing(cases: Sequence[CaseVerdict]) -> list[Finding]:
+def _failing(cases: Sequence[Feasibility]) -> list[Finding]:
     """A finding for each reason, as a wrong model fails all cases alike."""
     by_reason: dict[str, list[str]] = {}
     for case in cases:

@@ -50,7 +50,7 @@ class Collectives:
             volume[op] += count * num_bytes
         return tuple(CollectiveCount(op=op, calls=calls[op], bytes=volume[op]) for op in sorted(calls))
 
-    def apart(self, call: Callable[[], T]) -> tuple[T, "Counter[tuple[str, int]]"]:
+    def without_counting(self, call: Callable[[], T]) -> tuple[T, "Counter[tuple[str, int]]"]:
         """Call without counting; its result, and what would have been counted."""
         before, self._counted = self._counted, Counter()
         try:
@@ -116,7 +116,7 @@ def connect(mesh: Mesh, execution: ExecutionSpec, device: torch.device, rendezvo
         from gpt_parallel.engine.comm.shared_memory import SharedMemory
 
         assert isinstance(rendezvous, str)
-        return Collectives(mesh, SharedMemory(mesh, rendezvous, timeout_s, crowded=execution.oversubscribed))
+        return Collectives(mesh, SharedMemory(mesh, rendezvous, timeout_s, oversubscribed=execution.oversubscribed))
     from gpt_parallel.engine.comm.process_groups import Distributed
 
     return Collectives(mesh, Distributed(mesh, backend, device, rendezvous, timeout_s))

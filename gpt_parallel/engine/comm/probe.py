@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpt_parallel.engine.comm.collectives import Collectives, connect
 from gpt_parallel.engine.comm.transport import Rendezvous
-from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.schema.result import CollectiveProbe, RankReport
 from gpt_parallel.schema.run import RunSpec
@@ -33,7 +33,7 @@ class _Operation(NamedTuple):
 
 
 def time_collectives(
-    spec: RunSpec, rank: int, device: torch.device, rendezvous: Rendezvous, pipe: EventPipe
+    spec: RunSpec, rank: int, device: torch.device, rendezvous: Rendezvous, pipe: StatusPipe
 ) -> RankReport:
     """Time what the spec's mesh talks by: sums and gathers if it is tensor parallel, hops if it is pipelined.
 

@@ -35,13 +35,13 @@ _CHECK_PEER_S = 0.2
 
 
 class SharedMemory:
-    """Sums, gathers and channels through one segment. `crowded`: there are more ranks than cores."""
+    """Sums, gathers and channels through one segment. `oversubscribed`: there are more ranks than cores."""
 
     waits_in: str | None = "_await"
 
-    def __init__(self, mesh: Mesh, rendezvous: str, timeout_s: float, *, crowded: bool = False) -> None:
+    def __init__(self, mesh: Mesh, rendezvous: str, timeout_s: float, *, oversubscribed: bool = False) -> None:
         self._mesh, self._timeout_s = mesh, timeout_s
-        self._spins = _SPINS_CROWDED if crowded else _SPINS
+        self._spins = _SPINS_CROWDED if oversubscribed else _SPINS
         self._group = mesh.tensor_group()
         self._peers = [rank for rank in self._group if rank != mesh.rank]
         self._num_sums = self._num_barriers = 0

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from gpt_parallel.engine.comm.collectives import Collectives
-from gpt_parallel.engine.generation.sampling import Choice, RowState
+from gpt_parallel.engine.generation.sampling import RowState, SampledTokens
 from gpt_parallel.engine.model.kv_cache import Step
 
-Result = Tensor | Choice  # activations [B, D] for the next stage, or the last stage's choice
+Result = Tensor | SampledTokens  # activations [B, D] for the next stage, or the last stage's choice
 Compute = Callable[[Tensor, Step, RowState | None, int | Tensor], Result]
 Capture = Callable[[Callable[[], Result]], Callable[[], Result]]
 
@@ -66,7 +66,7 @@ class DecodeGraphs:
         if (rows, window) not in self._captured:
             self._captured[rows, window] = self._make(held, rows, window)
         captured = self._captured[rows, window]
-        result, _ = self._collectives.apart(captured.replay)
+        result, _ = self._collectives.without_counting(captured.replay)
         self._collectives.add_counts(captured.counts)
         return result
 
@@ -80,7 +80,9 @@ class DecodeGraphs:
             mask = self._all_positions[:window] <= held.positions[:, None]
             step = Step(True, rows, window, None, held.positions, mask[:, None, None], held.rows)
             inputs, state = held.inputs, held.state
-            result, counted = self._collectives.apart(lambda: self._compute(inputs, step, state, self._number))
+            result, counted = self._collectives.without_counting(
+                lambda: self._compute(inputs, step, state, self._number)
+            )
             counts.clear()
             counts.update(counted)
             return result

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from gpt_parallel.engine.comm.collectives import Collectives
 from gpt_parallel.engine.generation.cuda_graphs import Capture, DecodeGraphs, Result
-from gpt_parallel.engine.generation.sampling import Choice, RowState, Sampler
+from gpt_parallel.engine.generation.sampling import RowState, SampledTokens, Sampler
 from gpt_parallel.engine.model.gpt2 import GPT2
 from gpt_parallel.engine.model.kv_cache import KVCache, Step
 from gpt_parallel.layout.batches import Batch
 from gpt_parallel.layout.mesh import Mesh
 
 
-class Event(NamedTuple):
+class BatchEvent(NamedTuple):
     """A batch's start (first stage; `choice` None) or one sampled token per row (last stage)."""
 
     batch: Batch
     step: int
-    choice: Choice | None
+    choice: SampledTokens | None
 
 
 class _Rows:
@@ -125,7 +125,7 @@ class Generator:
     def cache_bytes(self) -> int:
         return sum(lane.cache.num_bytes for lane in self._lanes)
 
-    def run(self, *, record: bool = False) -> Iterator[Event]:
+    def run(self, *, record: bool = False) -> Iterator[BatchEvent]:
         """Generate everything once. Yields a batch's start on the first stage and each sampled token on the last."""
         for lane in self._lanes:
             lane.rewind()
@@ -136,10 +136,10 @@ class Generator:
                 lane.advance()
             active = [lane for lane in active if not lane.done]
 
-    def _step(self, lane: _Lane, record: bool) -> Iterator[Event]:
+    def _step(self, lane: _Lane, record: bool) -> Iterator[BatchEvent]:
         rows = lane.rows[lane.current]
         if lane.step == 0 and self._mesh.is_first_stage:
-            yield Event(rows.batch, 0, None)
+            yield BatchEvent(rows.batch, 0, None)
         inputs = self._inputs(lane, rows)
         result = self._prefill(lane, rows, inputs, record) if lane.step == 0 else self._next(lane, rows, inputs, record)
         if isinstance(result, Tensor):
@@ -148,7 +148,7 @@ class Generator:
         lane.tokens = result.tokens
         if not self._mesh.is_first_stage and lane.step + 1 < rows.batch.num_steps:
             self._collectives.return_tokens(result.tokens)
-        yield Event(rows.batch, lane.step, result)
+        yield BatchEvent(rows.batch, lane.step, result)
 
     def _inputs(self, lane: _Lane, rows: _Rows) -> Tensor:
         """What this stage works on: prompts [B, T], later tokens [B]; behind the first stage activations [N, D]."""

@@ -5,8 +5,8 @@ from math import isfinite
 
 import torch
 
-from gpt_parallel.engine.generation.loop import Event
-from gpt_parallel.engine.generation.sampling import Choice
+from gpt_parallel.engine.generation.loop import BatchEvent
+from gpt_parallel.engine.generation.sampling import SampledTokens
 from gpt_parallel.engine.pipe import LostPeerError
 from gpt_parallel.schema.result import TokenRecord
 from gpt_parallel.schema.run import Request, RequestTokens
@@ -18,8 +18,8 @@ class TaintedError(LostPeerError):
     """Another shard's logits are not finite, as its own rank says."""
 
 
-def _by_batch(events: Sequence[Event]) -> Iterator[tuple[tuple[Request, ...], list[Choice]]]:
-    choices: dict[str, list[Choice]] = {}
+def _by_batch(events: Sequence[BatchEvent]) -> Iterator[tuple[tuple[Request, ...], list[SampledTokens]]]:
+    choices: dict[str, list[SampledTokens]] = {}
     requests = {}
     for event in events:
         assert event.choice is not None
@@ -29,7 +29,7 @@ def _by_batch(events: Sequence[Event]) -> Iterator[tuple[tuple[Request, ...], li
         yield requests[name], chosen
 
 
-def tokens_by_request(events: Sequence[Event]) -> dict[int, tuple[int, ...]]:
+def tokens_by_request(events: Sequence[BatchEvent]) -> dict[int, tuple[int, ...]]:
     tokens = {}
     for requests, choices in _by_batch(events):
         table = torch.stack([choice.tokens for choice in choices], dim=1).tolist()  # [B, steps]
@@ -38,7 +38,7 @@ def tokens_by_request(events: Sequence[Event]) -> dict[int, tuple[int, ...]]:
     return tokens
 
 
-def check_own_logits(events: Sequence[Event]) -> None:
+def check_own_logits(events: Sequence[BatchEvent]) -> None:
     """Raises ArithmeticError at the first token for which this rank's own logits are not finite."""
     places = [
         (position, request.request_id)
@@ -66,7 +66,7 @@ def _check_finite(request: Request, logprobs: Sequence[float], scales: Sequence[
             )
 
 
-def token_records(events: Sequence[Event]) -> list[TokenRecord]:
+def token_records(events: Sequence[BatchEvent]) -> list[TokenRecord]:
     """Raises ArithmeticError where logits are not finite, and TaintedError where they are another shard's."""
     check_own_logits(events)
     tokens = tokens_by_request(events)

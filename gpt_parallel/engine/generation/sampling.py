@@ -20,7 +20,7 @@ _MASK = 0xFFFFFFFF
 _INFINITY = float("inf")
 
 
-class Choice(NamedTuple):
+class SampledTokens(NamedTuple):
     """Chosen tokens [B]; when recording, their log-probability and the scale of the step's logits, [B] too.
 
     `own` [B] is no finite number if this shard's own logits are not: NaN, or infinite. Unless recording, -inf may pass.
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     logprobs: Tensor | None = None
     scales: Tensor | None = None
 
-    def clone(self) -> "Choice":
+    def clone(self) -> "SampledTokens":
         return self._replace(**{name: value.clone() for name, value in self._asdict().items() if value is not None})
 
 
@@ -98,7 +98,7 @@ class Sampler:
         is_outside = (columns < 0) | (columns >= len(self._working))
         seen.scatter_(1, columns.masked_fill(is_outside, len(self._working)), True)
 
-    def choose(self, logits: Tensor, state: RowState, step: int | Tensor, *, record: bool = False) -> Choice:
+    def choose(self, logits: Tensor, state: RowState, step: int | Tensor, *, record: bool = False) -> SampledTokens:
         """logits [B, local vocabulary] of new token number `step` → chosen tokens, the same on every shard."""
         own = logits
         if self._sampling.filters:
@@ -133,13 +133,13 @@ class Sampler:
         sizes = [len(self._whole) // len(parts) + (i < len(self._whole) % len(parts)) for i in range(len(parts))]
         return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
 
-    def _best(self, scores: Tensor, logits: Tensor, own_logits: Tensor, record: bool) -> Choice:
+    def _best(self, scores: Tensor, logits: Tensor, own_logits: Tensor, record: bool) -> SampledTokens:
         """The best id over all shards; ties go to the lowest."""
         best, index = scores.max(dim=1)
         # The best score is there anyway, but with filters it is of all shards.
         own = own_logits.sum(1) if record or self._sampling.filters else best
         if self._is_whole and not record:
-            return Choice(index, own)
+            return SampledTokens(index, own)
         columns = [best, self._ids[index].float()]  # float32 holds ids up to 2**24 exactly
         if record:
             columns += [logits.gather(1, index[:, None])[:, 0], logits.logsumexp(1)]
@@ -151,10 +151,10 @@ class Sampler:
         chosen = offers.gather(0, winner[None, :, None].expand(1, *offers.shape[1:]))[0]
         tokens = chosen[:, 1].long()
         if not record:
-            return Choice(tokens, own)
+            return SampledTokens(tokens, own)
         highest, largest = offers[:, :, 4].amax(0), offers[:, :, 5].amax(0)
         scales = _scale(highest, largest, offers[:, :, 6].sum(0) / len(self._whole))
-        return Choice(tokens, own, chosen[:, 2] - offers[:, :, 3].logsumexp(0), scales)
+        return SampledTokens(tokens, own, chosen[:, 2] - offers[:, :, 3].logsumexp(0), scales)
 
     def judge(self, logits: Tensor, request: Request, tokens: Tensor, tolerance: float) -> "Judgement":
         """Teacher-forced: what this rank, which holds the whole vocabulary, thinks of another run's tokens [N].

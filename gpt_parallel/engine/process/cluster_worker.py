@@ -18,7 +18,7 @@ from typing import IO, Any
 import psutil
 
 from gpt_parallel.base.host import clock_id, keep_alive, pid_space
-from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.engine.process.worker import end_with_parent
 from gpt_parallel.schema.handshake import Hello
 from gpt_parallel.version import __version__
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"gpt-parallel worker: no run at {address} wants this rank ({error.strerror or error})", file=sys.stderr)
         return 2
-    pipe = EventPipe(line.socket.fileno())
+    pipe = StatusPipe(line.socket.fileno())
     pipe.enter("start")
     threading.Thread(target=_obey, args=(line, pipe), daemon=True).start()
     try:
@@ -90,7 +90,7 @@ def _get_ready(line: _Line) -> tuple[dict[str, Any], Any]:
     return message, store
 
 
-def _run(message: dict[str, Any], store: Any, own_address: str, pipe: EventPipe) -> None:
+def _run(message: dict[str, Any], store: Any, own_address: str, pipe: StatusPipe) -> None:
     from gpt_parallel.schema.run import Job
 
     job = Job.model_validate(message["job"])
@@ -131,7 +131,7 @@ def _hello(run: str) -> Hello:
     )
 
 
-def _obey(line: _Line, pipe: EventPipe) -> None:
+def _obey(line: _Line, pipe: StatusPipe) -> None:
     """Show the stacks when asked; end with the connection."""
     while True:
         try:

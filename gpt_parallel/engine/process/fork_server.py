@@ -33,7 +33,7 @@ class Server:
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
-        self._bell, self._ringer = socket.socketpair()  # rung by SIGCHLD
+        self._bell, self._wake = socket.socketpair()  # rung by SIGCHLD
         self._status_pipes: dict[int, int] = {}
 
     def serve(self) -> None:
@@ -41,9 +41,9 @@ class Server:
 
         The kernel's parent-death signal would not do: it is sent when the *thread* that started this process ends.
         """
-        self._ringer.setblocking(False)
+        self._wake.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._ringer.fileno())
+        signal.set_wakeup_fd(self._wake.fileno())
         with selectors.DefaultSelector() as selector:
             selector.register(self._bell, selectors.EVENT_READ, self._reap)
             selector.register(self._requests, selectors.EVENT_READ, self._fork)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_parallel.engine.pipe import EventPipe
+from gpt_parallel.engine.pipe import StatusPipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpt_parallel.schema.result import RankReport
     from gpt_parallel.schema.run import Job
 
-    Run = Callable[[Job, int, Path, EventPipe], RankReport]
+    Run = Callable[[Job, int, Path, StatusPipe], RankReport]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -37,14 +37,14 @@ def main(arguments: list[str], run: "Run | None" = None) -> int:
     pinned = tuple(int(core) for core in cores[0].split(",")) if cores else ()
     if pinned:
         os.sched_setaffinity(0, pinned)
-    pipe = EventPipe(int(descriptor))
+    pipe = StatusPipe(int(descriptor))
     rank = int(os.environ["RANK"])
     with (Path(directory) / f"rank_{rank}.stacks").open("wb") as stacks:
         faulthandler.register(signal.SIGUSR1, stacks)
         return _report(Path(directory), rank, pinned, pipe, run or _run_rank)
 
 
-def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe, run: "Run") -> int:
+def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: StatusPipe, run: "Run") -> int:
     try:
         pipe.enter("start")
         # Imported here, so that without a server torch's threads are made after the process is pinned.
@@ -59,7 +59,7 @@ def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: EventPipe
     return 0
 
 
-def _run_rank(job: "Job", rank: int, directory: Path, pipe: EventPipe) -> "RankReport":
+def _run_rank(job: "Job", rank: int, directory: Path, pipe: StatusPipe) -> "RankReport":
     from gpt_parallel.engine.job import run_job
 
     return run_job(job, rank, int(os.environ["LOCAL_RANK"]), str(directory / "store"), pipe)

@@ -31,11 +31,16 @@ class _Work(NamedTuple):
 
 
 def measure_peaks(
-    weight_bytes: int, dtype: torch.dtype, device: torch.device, barrier: Callable[[], None], *, crowded: bool = False
+    weight_bytes: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    barrier: Callable[[], None],
+    *,
+    oversubscribed: bool = False,
 ) -> PeakRates:
     """Bytes and operations per second of this rank; null, with the reason, where memory is too full to measure.
 
-    `crowded`: there are more ranks than devices. To be called when the model has been let go: it needs memory.
+    `oversubscribed`: there are more ranks than devices. To be called when the model has been let go: it needs memory.
     """
     on_cuda = device.type == "cuda"
     smallest, largest = (_CUDA_BYTES, _CUDA_BYTES) if on_cuda else _CPU_BYTES
@@ -56,7 +61,7 @@ def measure_peaks(
             unavailable[name] = f"could not be measured: {str(error).splitlines()[0]}"
         barrier()  # whatever happened: the others wait here
         if name not in unavailable and work is not None:
-            found[name] = work.amount / _seconds(work.call, device, crowded)
+            found[name] = work.amount / _seconds(work.call, device, oversubscribed)
         barrier()  # nobody goes on to the next while others still measure this
     what = "copying" if on_cuda else "reading"
     method = f"{what} {num_bytes >> 20} MiB; product of {width}×{width} matrices; all ranks at once"
@@ -80,7 +85,7 @@ def _multiplying(width: int, dtype: torch.dtype, device: torch.device) -> _Work:
     return _Work(2 * width**3, lambda: torch.mm(square, square))
 
 
-def _seconds(call: Callable[[], object], device: torch.device, crowded: bool) -> float:
+def _seconds(call: Callable[[], object], device: torch.device, oversubscribed: bool) -> float:
     """What a call takes."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -93,6 +98,6 @@ def _seconds(call: Callable[[], object], device: torch.device, crowded: bool) ->
     while times[-1] - times[0] < _CPU_S or len(times) <= _FEWEST:
         call()
         times.append(time.monotonic())
-    if crowded:
+    if oversubscribed:
         return (times[-1] - times[0]) / (len(times) - 1)
     return min(later - earlier for earlier, later in pairwise(times))

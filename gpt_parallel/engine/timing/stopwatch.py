@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-from gpt_parallel.engine.generation.loop import Event
+from gpt_parallel.engine.generation.loop import BatchEvent
 from gpt_parallel.schema.result import BatchTimeline
 
 Mark = float | torch.cuda.Event
@@ -47,7 +47,7 @@ class Stopwatch:
         return event
 
 
-def consume(events: Iterable[Event], stopwatch: Stopwatch) -> tuple[float, list[BatchTimeline], list[Event]]:
+def consume(events: Iterable[BatchEvent], stopwatch: Stopwatch) -> tuple[float, list[BatchTimeline], list[BatchEvent]]:
     """Run a pass to its end: (seconds from first to last, each batch's times, the token events)."""
     begin = stopwatch.start()
     marked = [(event, stopwatch.mark()) for event in events]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gpt_parallel.base.host import clock_id
-from gpt_parallel.launch.cluster.connection import Guest, left
+from gpt_parallel.launch.cluster.connection import PendingRank, left
 from gpt_parallel.launch.cluster.remote_process import RemoteProcess
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.watch import WatchedRank
@@ -12,9 +12,9 @@ from gpt_parallel.schema.run import Job, MeshSpec, RunSpec
 from gpt_parallel.version import __version__
 
 
-def check(guest: Guest, spec: RunSpec) -> None:
+def check(pending: PendingRank, spec: RunSpec) -> None:
     """Raises LaunchError if it cannot be a rank of this run."""
-    hello, where = guest.hello, f"{guest.hello.host} ({guest.connection.host})"
+    hello, where = pending.hello, f"{pending.hello.host} ({pending.connection.host})"
     if hello.version != __version__:
         raise LaunchError(f"gpt_parallel is {__version__} here and {hello.version} on {where}; install one version")
     if hello.size != spec.num_gpus:
@@ -26,10 +26,10 @@ def check(guest: Guest, spec: RunSpec) -> None:
         raise LaunchError(f"the launcher calls a process on {where} rank {hello.rank} of {hello.size}, from 0 on")
 
 
-def hire(guests: Sequence[Guest], job: Job, deadline: float) -> list[WatchedRank]:
+def assign_ranks(pending_ranks: Sequence[PendingRank], job: Job, deadline: float) -> list[WatchedRank]:
     """Give every guest its rank and the job. Raises LaunchError if one does not answer by then."""
     try:
-        return _hire(guests, job, deadline)
+        return _assign(pending_ranks, job, deadline)
     except TimeoutError as error:
         limit = f"{job.spec.execution.timeout_s:g} s"
         raise LaunchError(f"the run did not start within {limit}: a rank does not answer") from error
@@ -37,28 +37,28 @@ def hire(guests: Sequence[Guest], job: Job, deadline: float) -> list[WatchedRank
         raise LaunchError(f"a rank did not do as it was told while it was started: {error}") from error
 
 
-def _hire(guests: Sequence[Guest], job: Job, deadline: float) -> list[WatchedRank]:
-    hosts = [f"{guest.hello.host}@{guest.connection.host}" for guest in guests]
-    names = {guest.hello.host for guest in guests}
-    places = place(hosts, [guest.hello for guest in guests], job.spec.mesh)
-    by_rank = sorted(range(len(guests)), key=lambda index: places[index])
-    for guest in guests:
-        if guest.hello.clock != clock_id():
-            guest.compare_clocks(deadline)
-    first = guests[by_rank[0]].connection
+def _assign(pending_ranks: Sequence[PendingRank], job: Job, deadline: float) -> list[WatchedRank]:
+    hosts = [f"{pending.hello.host}@{pending.connection.host}" for pending in pending_ranks]
+    names = {pending.hello.host for pending in pending_ranks}
+    places = place(hosts, [pending.hello for pending in pending_ranks], job.spec.mesh)
+    by_rank = sorted(range(len(pending_ranks)), key=lambda index: places[index])
+    for pending in pending_ranks:
+        if pending.hello.clock != clock_id():
+            pending.compare_clocks(deadline)
+    first = pending_ranks[by_rank[0]].connection
     store = None
-    if len(guests) > 1:
-        store = f"{first.host}:{int(first.ask({'serve_store': len(guests)}, 'store', deadline))}"
+    if len(pending_ranks) > 1:
+        store = f"{first.host}:{int(first.ask({'serve_store': len(pending_ranks)}, 'store', deadline))}"
     ranks = []
     text = job.model_dump(mode="json")
     for rank, index in enumerate(by_rank):
-        guest, here = guests[index], [i for i in by_rank if hosts[i] == hosts[index]]
-        local = guest.hello.local_rank if guest.hello.local_rank is not None else here.index(index)
+        pending, here = pending_ranks[index], [i for i in by_rank if hosts[i] == hosts[index]]
+        local = pending.hello.local_rank if pending.hello.local_rank is not None else here.index(index)
         order = {"job": text, "rank": rank, "local_rank": local, "store": store}
-        guest.connection.tell(order, left(deadline))
-        guest.connection.socket.settimeout(None)
-        host = guest.hello.host if len(names) == len(set(hosts)) else hosts[index]
-        ranks.append(WatchedRank(rank, RemoteProcess(guest), guest.connection.fileno(), host=host))
+        pending.connection.tell(order, left(deadline))
+        pending.connection.socket.settimeout(None)
+        host = pending.hello.host if len(names) == len(set(hosts)) else hosts[index]
+        ranks.append(WatchedRank(rank, RemoteProcess(pending), pending.connection.fileno(), host=host))
     return ranks
 
 

@@ -45,7 +45,7 @@ class Launcher(NamedTuple):
             )
         return _product(self._option("-np", "-n", "--np"))
 
-    def why_not(self, num_gpus: int) -> str | None:
+    def reason_to_skip(self, num_gpus: int) -> str | None:
         """Why a case on so many devices cannot be started by it."""
         if self.size is None or self.size == num_gpus:
             return None

@@ -68,7 +68,7 @@ class Connection:
         self.socket.close()
 
 
-class Guest:
+class PendingRank:
     """A process that is to be a rank."""
 
     def __init__(self, connection: Connection, hello: Hello) -> None:
@@ -76,7 +76,7 @@ class Guest:
         self.clock_offset_s = 0.0
         self.process = _process_here(hello)
 
-    def dismiss(self) -> None:
+    def disconnect(self) -> None:
         """Hang up, at which it ends; on this machine even if it is stopped or does not see it."""
         self.connection.close()
         if self.process is not None:

@@ -17,10 +17,10 @@ from typing import Any
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.signals import uninterrupted
 from gpt_parallel.launch.cluster import process as launcher_process
-from gpt_parallel.launch.cluster.assignment import check, hire
+from gpt_parallel.launch.cluster.assignment import assign_ranks, check
 from gpt_parallel.launch.cluster.command import Launcher, parse_address, parse_launcher
-from gpt_parallel.launch.cluster.connection import Guest
-from gpt_parallel.launch.cluster.listener import Reception
+from gpt_parallel.launch.cluster.connection import PendingRank
+from gpt_parallel.launch.cluster.listener import RankListener
 from gpt_parallel.launch.cluster.remote_process import reports_of
 from gpt_parallel.launch.failure import LaunchError, failure, keep_logs, missed_deadline
 from gpt_parallel.launch.run_directory import create_private, run_directory
@@ -40,7 +40,7 @@ class External:
         self._launcher = launcher
         launcher.command(1, [])
         host, port = parse_address(address) if address else (default_host(launcher), 0)
-        self._reception = Reception(host, port)
+        self._listener = RankListener(host, port)
 
     @classmethod
     def from_text(cls, launcher: str, address: str | None = None) -> "External":
@@ -51,7 +51,7 @@ class External:
         return self._launcher.is_local
 
     def close(self) -> None:
-        self._reception.close()
+        self._listener.close()
 
     def launch(
         self, job: Job, *, on_phase: OnPhase | None = None, cores: Sequence[int] | None = None
@@ -66,15 +66,15 @@ class External:
             return self._launch(run, cores)
 
     def _launch(self, run: "_Run", cores: Sequence[int] | None) -> tuple[RankReport, ...]:
-        guests: list[Guest] = []
+        pending_ranks: list[PendingRank] = []
         ranks: list[WatchedRank] = []
         process, is_over = None, False
         try:
-            self._reception.tell_followers(run.order)
+            self._listener.tell_followers(run.order)
             with uninterrupted():  # or it would be left behind, not known of
                 process = self._start(run, cores)
-            self._gather(run, process, guests)
-            ranks = hire(guests, run.job, run.deadline)
+            self._gather(run, process, pending_ranks)
+            ranks = assign_ranks(pending_ranks, run.job, run.deadline)
             _watch(run, ranks)
             has_ended = launcher_process.has_ended(process, _GRACE_S)
             if process.returncode:
@@ -91,30 +91,32 @@ class External:
             raise LaunchError(message, out_of_memory=error.out_of_memory) from error
         finally:
             with uninterrupted():
-                for guest in guests:
-                    guest.dismiss()
+                for pending in pending_ranks:
+                    pending.disconnect()
                 if not is_over:
-                    self._reception.tell_followers({"stop": run.name})
+                    self._listener.tell_followers({"stop": run.name})
                 if process is not None:
                     launcher_process.stop(process)
-                launcher_process.wait_until_gone([guest.process for guest in guests if guest.process is not None])
+                launcher_process.wait_until_gone(
+                    [pending.process for pending in pending_ranks if pending.process is not None]
+                )
 
     def _start(self, run: "_Run", cores: Sequence[int] | None) -> "subprocess.Popen[bytes]":
-        program = [sys.executable, "-m", "gpt_parallel", "worker", self._reception.address, run.name]
+        program = [sys.executable, "-m", "gpt_parallel", "worker", self._listener.address, run.name]
         with create_private(run.log) as output:
             command = self._launcher.command(run.spec.num_gpus, program)
             # torchrun leaves directories behind. What others start may be elsewhere, where there is no such directory.
             temporary = run.log.parent if self._launcher.is_torchrun else None
             return launcher_process.start(command, cores, output, temporary)
 
-    def _gather(self, run: "_Run", process: "subprocess.Popen[bytes]", guests: list[Guest]) -> None:
+    def _gather(self, run: "_Run", process: "subprocess.Popen[bytes]", pending_ranks: list[PendingRank]) -> None:
         told, size = -1, run.spec.num_gpus
 
-        def go_on(guests: Sequence[Guest]) -> None:
+        def go_on(pending_ranks: Sequence[PendingRank]) -> None:
             nonlocal told
-            for guest in guests:
-                check(guest, run.spec)
-            here = f"{len(guests)} of {size} ranks have reported at {self._reception.address}"
+            for pending in pending_ranks:
+                check(pending, run.spec)
+            here = f"{len(pending_ranks)} of {size} ranks have reported at {self._listener.address}"
             if process.poll() is not None:
                 raise LaunchError(f"the launcher {self._launcher.name!r} ended with code {process.returncode}; {here}")
             if time.monotonic() > run.deadline:
@@ -122,11 +124,11 @@ class External:
                     f"the run did not start within {run.spec.execution.timeout_s:g} s: {here}. Is that address "
                     "reachable from their machines, and does each machine run its part (gpt-parallel join)?"
                 )
-            if len(guests) != told:
-                told = len(guests)
+            if len(pending_ranks) != told:
+                told = len(pending_ranks)
                 run.on_phase(0, f"wait for ranks ({told} of {size})")
 
-        self._reception.gather(guests, run.name, size, run.order, go_on)
+        self._listener.gather(pending_ranks, run.name, size, run.order, go_on)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from contextlib import suppress
 from typing import Any
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.launch.cluster.connection import Connection, Guest
+from gpt_parallel.launch.cluster.connection import Connection, PendingRank
 from gpt_parallel.schema.handshake import Hello
 
 _LOOK_S = 0.2
 
 
-class Reception:
+class RankListener:
     """Accepts ranks and followers. Raises SpecError if the address cannot be listened on."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -48,11 +48,11 @@ class Reception:
 
     def gather(
         self,
-        guests: list[Guest],
+        pending_ranks: list[PendingRank],
         run: str,
         size: int,
         order: Mapping[str, Any],
-        go_on: Callable[[Sequence[Guest]], None],
+        go_on: Callable[[Sequence[PendingRank]], None],
     ) -> None:
         """Have `size` processes of this run among the guests, one of each number: the latest, and none that hung up.
 
@@ -62,16 +62,16 @@ class Reception:
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             try:
-                while len(guests) < size:
+                while len(pending_ranks) < size:
                     for key, _ in selector.select(_LOOK_S):
                         if key.data is None:
                             self._accept(selector)
                         elif isinstance(key.data, Connection):
-                            if guest := self._greet(selector, key.data, run, order):
-                                _take_in(guest, guests, selector)
-                        elif key.data in guests:  # it hung up, or speaks out of turn
-                            _send_off(key.data, guests, selector)
-                    go_on(guests)
+                            if pending := self._greet(selector, key.data, run, order):
+                                _admit(pending, pending_ranks, selector)
+                        elif key.data in pending_ranks:  # it hung up, or speaks out of turn
+                            _remove(key.data, pending_ranks, selector)
+                    go_on(pending_ranks)
             finally:
                 for key in selector.get_map().values():
                     if isinstance(key.data, Connection):
@@ -87,20 +87,20 @@ class Reception:
 
     def _greet(
         self, selector: selectors.BaseSelector, connection: Connection, run: str, order: Mapping[str, Any]
-    ) -> Guest | None:
+    ) -> PendingRank | None:
         """Hear who is there; None until all is said, and for a follower or a stranger."""
-        guest = None
+        pending = None
         try:
             line = connection.receive(0)
             if line is None:
                 return None
-            guest = self._identify(connection, line, run, order)
+            pending = self._identify(connection, line, run, order)
         except (OSError, ValueError, RecursionError):  # pydantic's and JSON's errors are ValueErrors
             connection.close()
         selector.unregister(connection)
-        return guest
+        return pending
 
-    def _identify(self, connection: Connection, line: bytes, run: str, order: Mapping[str, Any]) -> Guest | None:
+    def _identify(self, connection: Connection, line: bytes, run: str, order: Mapping[str, Any]) -> PendingRank | None:
         message = json.loads(line)
         if isinstance(message, dict) and "follow" in message:
             connection.tell(order)
@@ -109,7 +109,7 @@ class Reception:
         hello = Hello.model_validate(message)
         if hello.run != run:
             raise ValueError("a rank of another run")
-        return Guest(connection, hello)
+        return PendingRank(connection, hello)
 
     def close(self) -> None:
         """Followers take this for the end of the session."""
@@ -118,15 +118,15 @@ class Reception:
             follower.close()
 
 
-def _take_in(guest: Guest, guests: list[Guest], selector: selectors.BaseSelector) -> None:
+def _admit(pending: PendingRank, pending_ranks: list[PendingRank], selector: selectors.BaseSelector) -> None:
     """A launcher that starts its ranks again (torchrun --max-restarts) gives them the same numbers."""
-    for other in [other for other in guests if other.hello.rank == guest.hello.rank]:
-        _send_off(other, guests, selector)
-    guests.append(guest)
-    selector.register(guest.connection, selectors.EVENT_READ, guest)
+    for other in [other for other in pending_ranks if other.hello.rank == pending.hello.rank]:
+        _remove(other, pending_ranks, selector)
+    pending_ranks.append(pending)
+    selector.register(pending.connection, selectors.EVENT_READ, pending)
 
 
-def _send_off(guest: Guest, guests: list[Guest], selector: selectors.BaseSelector) -> None:
-    selector.unregister(guest.connection)
-    guests.remove(guest)
-    guest.dismiss()
+def _remove(pending: PendingRank, pending_ranks: list[PendingRank], selector: selectors.BaseSelector) -> None:
+    selector.unregister(pending.connection)
+    pending_ranks.remove(pending)
+    pending.disconnect()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from gpt_parallel.launch.cluster.connection import Guest
+from gpt_parallel.launch.cluster.connection import PendingRank
 from gpt_parallel.launch.watch import WatchedRank
 from gpt_parallel.schema.result import RankReport
 
@@ -21,7 +21,7 @@ _STACKS_S = 2.0  # for ranks to tell their stacks
 class RemoteProcess:
     """A rank's process, wherever it is."""
 
-    guest: Guest
+    pending: PendingRank
     vanished: str = "ended, or its machine was cut off, without delivering a result"
     returncode: int | None = None
     stacks: str = ""
@@ -36,20 +36,20 @@ class RemoteProcess:
     def is_stopped(self) -> bool:
         """Known of those on this machine."""
         with suppress(psutil.Error):
-            return self.guest.process is not None and self.guest.process.status() == psutil.STATUS_STOPPED
+            return self.pending.process is not None and self.pending.process.status() == psutil.STATUS_STOPPED
         return False
 
     def ask_for_stacks(self) -> None:
         self._answer_by = time.monotonic() + _STACKS_S
         with suppress(OSError):
-            self.guest.connection.tell({"stacks": True})
-        if self.guest.process is not None:
+            self.pending.connection.tell({"stacks": True})
+        if self.pending.process is not None:
             with suppress(psutil.Error):
-                self.guest.process.send_signal(signal.SIGCONT)  # it may be stopped
+                self.pending.process.send_signal(signal.SIGCONT)  # it may be stopped
 
     def read_stacks(self) -> str:
         """The answer, an event among others, which may come or not."""
-        connection = self.guest.connection.socket
+        connection = self.pending.connection.socket
         text = b""
         while not self.stacks:
             connection.settimeout(max(0.01, self._answer_by - time.monotonic()))
@@ -82,9 +82,9 @@ def reports_of(ranks: Sequence[WatchedRank], cores_per_rank: int) -> tuple[RankR
         assert report is not None
         assert isinstance(rank.process, RemoteProcess)
         alone = [core for core in report.cores if taken[rank.host, core] == 1]
-        is_crowded = report.device_name == "CPU" and len(alone) < cores_per_rank
-        on_our_clock = on_clock(report, rank.process.guest.clock_offset_s)
-        reports.append(on_our_clock.model_copy(update={"oversubscribed": is_crowded}))
+        oversubscribed = report.device_name == "CPU" and len(alone) < cores_per_rank
+        on_our_clock = on_clock(report, rank.process.pending.clock_offset_s)
+        reports.append(on_our_clock.model_copy(update={"oversubscribed": oversubscribed}))
     return tuple(reports)
 
 

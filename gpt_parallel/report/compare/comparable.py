@@ -24,7 +24,7 @@ _TOLD_IF_KNOWN = {
 }
 
 
-def why_unproved(summary: CaseSummary | None, side: str) -> str | None:
+def reason_unverified(summary: CaseSummary | None, side: str) -> str | None:
     """Why a case's figures say nothing about the work it should have done, or None."""
     if summary is None:
         return "not a generation case: nothing proves that it did the same work (gate gpt_parallel cases only)"
@@ -33,11 +33,11 @@ def why_unproved(summary: CaseSummary | None, side: str) -> str | None:
     return None
 
 
-def why_not_comparable(
+def reason_not_comparable(
     before: CaseSummary | None, after: CaseSummary | None, allow_other_host: bool = False
 ) -> str | None:
     """Why no ratio of the two may be formed, or None: unverified, or other work, or another machine."""
-    problem = why_unproved(before, "base") or why_unproved(after, "head")
+    problem = reason_unverified(before, "base") or reason_unverified(after, "head")
     if problem or before is None or after is None:
         return problem
     for what, name in _SAME.items():

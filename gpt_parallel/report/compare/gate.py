@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import stdev
 
-from gpt_parallel.report.compare.comparable import differences, why_not_comparable, why_unproved
+from gpt_parallel.report.compare.comparable import differences, reason_not_comparable, reason_unverified
 from gpt_parallel.report.compare.statistics import Effect, holm, launches_needed, welch
-from gpt_parallel.report.compare.verdicts import CaseVerdict, GateResult, Rules, Verdict, matches
+from gpt_parallel.report.compare.verdicts import GateResult, GateVerdict, Rules, Verdict, matches
 from gpt_parallel.report.saved_run import Case, ReportError, SavedRun
 from gpt_parallel.schema.summary import CaseSummary, LaunchFigures
 
@@ -82,19 +82,19 @@ def _compare_all(base: SavedRun, head: SavedRun, result: GateResult) -> list[_Me
     return measured
 
 
-def _removed(case: Case, head: SavedRun, rules: Rules) -> CaseVerdict:
+def _removed(case: Case, head: SavedRun, rules: Rules) -> GateVerdict:
     if rules.allow_removed:
-        return CaseVerdict(case.name, Verdict.PASS, "removed, which --allow-removed accepts")
+        return GateVerdict(case.name, Verdict.PASS, "removed, which --allow-removed accepts")
     renamed = [other.name for other in head.cases if case.identity is not None and other.identity == case.identity]
     why = f"renamed to {renamed[0]}" if renamed else "missing from the head run"
     for entry in head.not_run:
         if entry.case == case.name:
             why = f"{entry.outcome} in the head run: {entry.reason}"
-    return CaseVerdict(case.name, Verdict.ERROR, f"{why} (--allow-removed accepts missing cases)")
+    return GateVerdict(case.name, Verdict.ERROR, f"{why} (--allow-removed accepts missing cases)")
 
 
-def _new(case: Case, base: SavedRun, rules: Rules) -> CaseVerdict:
-    problem = why_unproved(case.summary, "head")
+def _new(case: Case, base: SavedRun, rules: Rules) -> GateVerdict:
+    problem = reason_unverified(case.summary, "head")
     if problem is None and case.summary is not None and not _costs(case.summary, rules.metric):
         problem = f"a launch has no valid {rules.metric}"
     if problem is None and case.name in base.failed:
@@ -102,14 +102,14 @@ def _new(case: Case, base: SavedRun, rules: Rules) -> CaseVerdict:
     if problem is None and not rules.allow_new:
         problem = f"not in {base.path}: nothing to compare with (--allow-new accepts it)"
     if problem is not None:
-        return CaseVerdict(case.name, Verdict.ERROR, problem)
-    return CaseVerdict(case.name, Verdict.PASS, "new, which --allow-new accepts")
+        return GateVerdict(case.name, Verdict.ERROR, problem)
+    return GateVerdict(case.name, Verdict.PASS, "new, which --allow-new accepts")
 
 
 def _compare(before: Case, after: Case, result: GateResult) -> _Measured | None:
     """The measured case; None, and a verdict among the result's, where it does not compare."""
     rules = result.rules
-    problem = why_not_comparable(before.summary, after.summary, rules.allow_other_host)
+    problem = reason_not_comparable(before.summary, after.summary, rules.allow_other_host)
     if problem is None:
         assert before.summary is not None
         assert after.summary is not None
@@ -134,13 +134,13 @@ def _spread(sides: Sequence[Sequence[float]]) -> float:
     return max((stdev(map(math.log, side)) for side in sides if len(side) > 1), default=0.0)
 
 
-def _judge(measured: _Measured, p_value: float, num_measured: int, rules: Rules) -> CaseVerdict:
+def _judge(measured: _Measured, p_value: float, num_measured: int, rules: Rules) -> GateVerdict:
     name, effect, counts = measured.case.name, measured.effect, measured.launches
     threshold = rules.threshold_of(name)
     limit = math.log1p(threshold)
 
-    def verdict(kind: Verdict, reason: str) -> CaseVerdict:
-        return CaseVerdict(name, kind, reason, effect.ratio - 1, p_value, counts)
+    def verdict(kind: Verdict, reason: str) -> GateVerdict:
+        return GateVerdict(name, kind, reason, effect.ratio - 1, p_value, counts)
 
     if min(counts) < MIN_LAUNCHES:
         if not rules.allow_single_launch:
@@ -154,12 +154,12 @@ def _judge(measured: _Measured, p_value: float, num_measured: int, rules: Rules)
         return verdict(Verdict.FAIL, f"worse by more than {threshold:.1%}, p = {p_value:.2g}")
     if effect.upper_bound(ALPHA) <= limit:
         return verdict(Verdict.PASS, f"a worsening beyond {threshold:.1%} is ruled out")
-    needed = launches_needed(measured.deviation, *to_be_told(effect, limit, ALPHA, num_measured))
+    needed = launches_needed(measured.deviation, *detectable_effect(effect, limit, ALPHA, num_measured))
     more = f"about {max(needed, min(counts) + 1)} launches a side" if needed else "more launches than is reasonable"
     return verdict(Verdict.INCONCLUSIVE, f"spread {measured.deviation:.1%} between launches: {more} would tell")
 
 
-def to_be_told(effect: Effect, limit: float, alpha: float, num_cases: int) -> tuple[float, float]:
+def detectable_effect(effect: Effect, limit: float, alpha: float, num_cases: int) -> tuple[float, float]:
     """The difference, in logs, that decides an open case if it stays as it is, and the level it is tested at.
 
     Beyond the limit that is the difference from no change at all, after Holm's correction at its strictest; below, the

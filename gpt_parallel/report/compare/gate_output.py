@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 from gpt_parallel.base.escaping import plain
-from gpt_parallel.report.compare.verdicts import CaseVerdict, GateResult, Verdict
+from gpt_parallel.report.compare.verdicts import GateResult, GateVerdict, Verdict
 
 
 def to_text(result: GateResult) -> str:
@@ -54,16 +54,16 @@ def to_junit(result: GateResult) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _title(entry: CaseVerdict) -> str:
+def _title(entry: GateVerdict) -> str:
     return _escape(f"{entry.verdict.value} {entry.case}").replace(":", "%3A").replace(",", "%2C")
 
 
-def _worst_first(result: GateResult) -> list[CaseVerdict]:
+def _worst_first(result: GateResult) -> list[GateVerdict]:
     order = [Verdict.ERROR, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS]
     return sorted(result.verdicts, key=lambda entry: order.index(entry.verdict))
 
 
-def _detail(entry: CaseVerdict) -> str:
+def _detail(entry: GateVerdict) -> str:
     if entry.change is None:
         return plain(entry.reason)
     direction = "worse" if entry.change > 0 else "better"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 
-from gpt_parallel.report.compare.comparable import differences, why_not_comparable
+from gpt_parallel.report.compare.comparable import differences, reason_not_comparable
 from gpt_parallel.report.compare.statistics import welch
 from gpt_parallel.report.saved_run import Case, ReportError, SavedRun
 
@@ -88,7 +88,7 @@ def _values(case: Case) -> list[float]:
 
 def _why_no_ratio(base: SavedRun, old: Case, head: SavedRun, new: Case, allow_other_host: bool) -> str | None:
     if old.summary is not None or new.summary is not None:
-        problem = why_not_comparable(old.summary, new.summary, allow_other_host)
+        problem = reason_not_comparable(old.summary, new.summary, allow_other_host)
     elif base.machine != head.machine:
         problem = f"base and head differ in machine: {base.machine} and {head.machine}"
     elif base.host != head.host and not allow_other_host:

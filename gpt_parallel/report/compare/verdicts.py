@@ -37,7 +37,7 @@ def matches(pattern: str, case: str) -> bool:
 
 
 @dataclass(frozen=True)
-class CaseVerdict:
+class GateVerdict:
     """`change` is relative, worse is positive: time, memory, or the inverse of throughput."""
 
     case: str
@@ -53,7 +53,7 @@ class GateResult:
     """`notes` are differences between the runs that do not forbid to compare them."""
 
     rules: Rules
-    verdicts: list[CaseVerdict] = field(default_factory=list)
+    verdicts: list[GateVerdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -70,7 +70,7 @@ class GateResult:
         return EXIT_CODES[self.verdict]
 
     def add_error(self, case: str, reason: str) -> None:
-        self.verdicts.append(CaseVerdict(case, Verdict.ERROR, reason))
+        self.verdicts.append(GateVerdict(case, Verdict.ERROR, reason))
 
     def add_notes(self, notes: Sequence[str]) -> None:
         self.notes.extend(note for note in notes if note not in self.notes)

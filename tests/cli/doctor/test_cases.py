@@ -14,7 +14,7 @@ from tests.cli.doctor.conftest import GIB, gpu
 def with_gpus(monkeypatch):
     def with_gpus(count):
         found = tuple(devices.Gpu("NVIDIA H100", (9, 0)) for _ in range(count))
-        for module in ("launch.devices", "inputs.execution", "cli.doctor.self_test"):
+        for module in ("launch.devices", "inputs.execution", "cli.doctor.connectivity"):
             monkeypatch.setattr(f"gpt_parallel.{module}.cuda_devices", lambda: found)
 
     return with_gpus

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_parallel.cli.doctor.cases import CaseVerdict
+from gpt_parallel.cli.doctor.cases import Feasibility
 from gpt_parallel.cli.doctor.facts import DirectoryFacts, DriverFacts, GpuProcess, ModelFacts, SelfTest, TorchFacts
 from gpt_parallel.cli.doctor.findings import can_run
 from gpt_parallel.cli.doctor.judge import judge
@@ -10,7 +10,7 @@ from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.schema.result import CollectiveProbe
 from tests.cli.doctor.conftest import GIB, gpu
 
-RUNS = (CaseVerdict(strategy="pure_data_parallel", num_gpus=1, outcome="runs"),)
+RUNS = (Feasibility(strategy="pure_data_parallel", num_gpus=1, outcome="runs"),)
 PROBES = (
     CollectiveProbe(op="all_reduce", bytes=12288, seconds=19e-6),
     CollectiveProbe(op="all_reduce", bytes=8_000_000, seconds=4e-3),
@@ -51,7 +51,7 @@ def test_a_gpu_machine_is_green(facts):
 def test_every_warning_and_problem_has_a_remedy(facts):
     bad = DirectoryFacts(path="/x", problem="not writable")
     machine = facts(torch=None, temporary=bad, output=bad, num_cores=1)
-    failed = CaseVerdict(strategy="pure_data_parallel", num_gpus=2, outcome="fails", reason="needs about 9 GiB")
+    failed = Feasibility(strategy="pure_data_parallel", num_gpus=2, outcome="fails", reason="needs about 9 GiB")
 
     findings = judged(machine, cases=(failed,), self_test=SelfTest(problem="boom"), device="cuda")
 
@@ -169,7 +169,7 @@ def test_few_cores(facts):
     assert the(judged(facts(num_cores=4), cores_per_rank=3), "cores").level == "warning"
 
 
-def test_thread_settings_are_shown(facts):
+def test_thread_settings_are_quoted(facts):
     found = the(judged(facts(thread_variables={"OMP_NUM_THREADS": "64"})), "threads")
 
     assert (found.level, "OMP_NUM_THREADS=64" in found.text) == ("note", True)
@@ -236,11 +236,11 @@ def test_models_without_trained_weights_and_unknown_ones(facts):
 def test_cases_that_fail_are_told_once_for_each_reason(facts):
     big = "needs about 9.0 GiB of memory, 2.0 GiB are free"
     cases = [
-        CaseVerdict(strategy="a", num_gpus=1, outcome="runs"),
-        CaseVerdict(strategy="a", num_gpus=2, outcome="fails", reason=big),
-        CaseVerdict(strategy="b", num_gpus=2, outcome="fails", reason=big),
-        CaseVerdict(strategy="b", num_gpus=4, outcome="fails", reason="too many heads"),
-        CaseVerdict(strategy="b", num_gpus=8, outcome="skipped", reason="needs 8 GPUs"),
+        Feasibility(strategy="a", num_gpus=1, outcome="runs"),
+        Feasibility(strategy="a", num_gpus=2, outcome="fails", reason=big),
+        Feasibility(strategy="b", num_gpus=2, outcome="fails", reason=big),
+        Feasibility(strategy="b", num_gpus=4, outcome="fails", reason="too many heads"),
+        Feasibility(strategy="b", num_gpus=8, outcome="skipped", reason="needs 8 GPUs"),
     ]
 
     findings = [finding for finding in judged(facts(), cases=cases) if finding.topic == "cases"]
@@ -255,7 +255,7 @@ def test_cases_that_fail_are_told_once_for_each_reason(facts):
 
 
 def test_skipped_cases_alone_are_no_job(facts):
-    skipped = CaseVerdict(strategy="a", num_gpus=2, outcome="skipped", reason="needs 2 GPUs")
+    skipped = Feasibility(strategy="a", num_gpus=2, outcome="skipped", reason="needs 2 GPUs")
 
     assert can_run(judged(facts(), cases=(*RUNS, skipped)))
     findings = judged(facts(), cases=(skipped,))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gpt_parallel.engine.generation.loop import Event
+from gpt_parallel.engine.generation.loop import BatchEvent
 from gpt_parallel.engine.generation.records import changed_tokens, check_own_logits, token_records
-from gpt_parallel.engine.generation.sampling import Choice
+from gpt_parallel.engine.generation.sampling import SampledTokens
 from gpt_parallel.engine.pipe import LostPeerError
 from gpt_parallel.layout.batches import Batch
 from gpt_parallel.schema.run import Request, RequestTokens
@@ -22,7 +22,10 @@ def one_batch(own, logprobs=None):
     tokens = torch.arange(own.numel()).view(own.shape)
     batch = Batch("0", tuple(requests))
     steps = range(own.shape[1])
-    return [Event(batch, s, Choice(tokens[:, s], own[:, s], logprobs[:, s], torch.ones(len(own)))) for s in steps]
+    return [
+        BatchEvent(batch, s, SampledTokens(tokens[:, s], own[:, s], logprobs[:, s], torch.ones(len(own))))
+        for s in steps
+    ]
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])

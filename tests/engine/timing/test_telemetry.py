@@ -96,15 +96,15 @@ def test_the_buffer_is_as_large_as_the_weights_within_limits(monkeypatch):
     assert [method.split(";")[0] for method in methods] == ["reading 1 MiB", "reading 2 MiB", "reading 3 MiB"]
 
 
-@pytest.mark.parametrize(("crowded", "expected"), [(False, 2e6), (True, 1e6)])
-def test_the_fastest_call_is_the_peak_unless_ranks_take_turns(monkeypatch, crowded, expected):
+@pytest.mark.parametrize(("oversubscribed", "expected"), [(False, 2e6), (True, 1e6)])
+def test_the_fastest_call_is_the_peak_unless_ranks_take_turns(monkeypatch, oversubscribed, expected):
     """Calls that take 1, 0.5 and 1.5 s, of 1 MB each."""
     now = iter([0.0, 1.0, 1.5, 3.0, 3.0, 4.0, 5.0, 6.0])
     monkeypatch.setattr(peaks.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(peaks, "_reading", lambda _: peaks._Work(1e6, lambda: None))
     monkeypatch.setattr(peaks, "_multiplying", lambda *_: peaks._Work(1.0, lambda: None))
 
-    found = measure_peaks(1, torch.float32, CPU, lambda: None, crowded=crowded)
+    found = measure_peaks(1, torch.float32, CPU, lambda: None, oversubscribed=oversubscribed)
 
     assert found.bytes_per_s == expected
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.inputs.execution import device_counts, resolve_execution, why_skip
+from gpt_parallel.inputs.execution import device_counts, reason_to_skip, resolve_execution
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch.cluster import process as launcher_process
 from gpt_parallel.launch.cluster.command import parse_address, parse_launcher
@@ -78,10 +78,10 @@ def test_cases_are_those_that_suit_the_launcher():
     any_number = make_settings("smoke", {"device": "cpu", "launcher": "mpirun -n {num_gpus}"})
 
     assert device_counts(four) == (4,)
-    assert why_skip(four, 2).startswith("needs 2 ranks, the launcher starts 4")
-    assert why_skip(four, 4) is None
+    assert reason_to_skip(four, 2).startswith("needs 2 ranks, the launcher starts 4")
+    assert reason_to_skip(four, 4) is None
     assert device_counts(any_number) == (1, 2, 4)
-    assert why_skip(any_number, 2) is None
+    assert reason_to_skip(any_number, 2) is None
     assert resolve_execution(four, 4).backend == "gloo"
     assert not resolve_execution(four, 4).oversubscribed
 

@@ -67,7 +67,7 @@ def test_a_lone_rank_needs_no_others(make_suite):
     assert suite.run(suite.spec("pure_data_parallel", 1)).verification.status == "exact"
 
 
-def test_crowded_machines_are_marked(make_suite):
+def test_oversubscribed_machines_are_marked(make_suite):
     suite = make_suite(f"{STARTER} srun {{num_gpus}}", verify=False, cores_per_rank=len(os.sched_getaffinity(0)) + 1)
 
     assert suite.run(suite.spec("pure_data_parallel", 1)).spec.execution.oversubscribed
@@ -181,7 +181,7 @@ def test_a_launcher_that_starts_too_many_is_told_so(make_suite):
 
 
 def address_of(suite):
-    host, _, port = suite.runner.external._reception.address.rpartition(":")
+    host, _, port = suite.runner.external._listener.address.rpartition(":")
     return host, int(port)
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from gpt_parallel import __version__
 from gpt_parallel.base.host import clock_id, pid_space
-from gpt_parallel.launch.cluster.assignment import check, hire
-from gpt_parallel.launch.cluster.listener import Reception
+from gpt_parallel.launch.cluster.assignment import assign_ranks, check
+from gpt_parallel.launch.cluster.listener import RankListener
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.schema.handshake import Hello
 from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec
@@ -27,14 +27,14 @@ def spec(num_ranks, **changes):
 
 
 @pytest.fixture
-def reception():
-    made = Reception("127.0.0.1", 0)
+def listener():
+    made = RankListener("127.0.0.1", 0)
     yield made
     made.close()
 
 
 @pytest.fixture
-def call(reception):
+def call(listener):
     """call(rank, **changes): a process that says hello as a rank of the run "run"; its socket."""
     with ExitStack() as stack:
 
@@ -47,7 +47,7 @@ def call(reception):
                 "pid": 1,
                 "pid_space": "",
             }
-            caller = socket.create_connection(("127.0.0.1", int(reception.address.rpartition(":")[2])), timeout=10)
+            caller = socket.create_connection(("127.0.0.1", int(listener.address.rpartition(":")[2])), timeout=10)
             stack.enter_context(caller)
             hello = Hello(rank=rank, size=size, **fields | changes)
             caller.sendall(hello.model_dump_json().encode() + b"\n")
@@ -57,75 +57,75 @@ def call(reception):
 
 
 @pytest.fixture
-def gather(reception):
+def gather(listener):
     """gather(size, go_on): the guests; `go_on` is told how many there are, each time that changes."""
     made = []
 
     def gather(size, go_on=lambda num_guests: None):
-        guests, told = [], []
+        pending_ranks, told = [], []
 
-        def changed(guests):
-            if told[-1:] != [len(guests)]:
-                told.append(len(guests))
-                go_on(len(guests))
+        def changed(pending_ranks):
+            if told[-1:] != [len(pending_ranks)]:
+                told.append(len(pending_ranks))
+                go_on(len(pending_ranks))
 
-        made.append(guests)
-        reception.gather(guests, "run", size, {"start": "run"}, changed)
-        return guests
+        made.append(pending_ranks)
+        listener.gather(pending_ranks, "run", size, {"start": "run"}, changed)
+        return pending_ranks
 
     yield gather
-    for guest in (guest for guests in made for guest in guests):
-        guest.connection.close()
+    for pending in (pending for pending_ranks in made for pending in pending_ranks):
+        pending.connection.close()
 
 
 def test_of_two_with_one_number_the_later_stays(call, gather):
     """torchrun --max-restarts starts ranks again."""
     first = call(1)
     later = []
-    guests = gather(2, lambda num: later or later.append([call(1), call(0)]) if num == 1 else None)
+    pending_ranks = gather(2, lambda num: later or later.append([call(1), call(0)]) if num == 1 else None)
 
-    assert [guest.hello.rank for guest in guests] == [1, 0]
+    assert [pending.hello.rank for pending in pending_ranks] == [1, 0]
     assert first.recv(1) == b"", "it is hung up on"
-    ports = [guest.connection.socket.getpeername()[1] for guest in guests]
+    ports = [pending.connection.socket.getpeername()[1] for pending in pending_ranks]
     assert ports == [caller.getsockname()[1] for caller in later[0]]
 
 
 def test_who_hangs_up_is_no_longer_waited_for(call, gather):
     gone = call(0)
     steps = iter([lambda: None, gone.close, lambda: (call(1), call(0, host="two"))])
-    guests = gather(2, lambda num: next(steps, lambda: None)())
+    pending_ranks = gather(2, lambda num: next(steps, lambda: None)())
 
-    assert {guest.hello.rank: guest.hello.host for guest in guests} == {1: "one", 0: "two"}
+    assert {pending.hello.rank: pending.hello.host for pending in pending_ranks} == {1: "one", 0: "two"}
 
 
 def test_a_number_that_cannot_be_is_told(call, gather):
     call(2)
-    (guest,) = gather(1)
+    (pending,) = gather(1)
 
     with pytest.raises(LaunchError, match=r"calls a process on one \(127\.0\.0\.1\) rank 2 of 2, from 0 on"):
-        check(guest, spec(2))
+        check(pending, spec(2))
 
 
 def test_a_rank_that_does_not_answer_is_waited_for_until_the_run_s_deadline(call, gather):
     callers = [call(rank, clock="another") for rank in range(2)]
-    guests = gather(2)
+    pending_ranks = gather(2)
 
     with pytest.raises(LaunchError, match="did not start within 7 s: a rank does not answer"):
-        hire(guests, Job(kind=JobKind.GENERATE, spec=spec(2, timeout_s=7.0)), time.monotonic() + 0.05)
+        assign_ranks(pending_ranks, Job(kind=JobKind.GENERATE, spec=spec(2, timeout_s=7.0)), time.monotonic() + 0.05)
     assert callers
 
 
 def test_a_rank_may_take_long_to_answer(call, gather, monkeypatch):
     """Its import of torch, on a slow file system, does."""
     caller = call(0, clock="another")
-    (guest,) = gather(1)
+    (pending,) = gather(1)
     timeouts = []
-    settimeout = guest.connection.socket.settimeout
+    settimeout = pending.connection.socket.settimeout
     monkeypatch.setattr(
-        type(guest.connection), "receive", lambda self, timeout_s: timeouts.append(timeout_s) or b'{"x": 1}'
+        type(pending.connection), "receive", lambda self, timeout_s: timeouts.append(timeout_s) or b'{"x": 1}'
     )
 
-    assert guest.connection.ask({"ping": True}, "x", time.monotonic() + 500) == 1
+    assert pending.connection.ask({"ping": True}, "x", time.monotonic() + 500) == 1
     assert timeouts[0] > 400
     assert caller
     settimeout(None)
@@ -137,9 +137,9 @@ def test_only_a_process_of_the_run_is_ended_with_its_guest(call, gather, run, is
     code = "import sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code, run], stdin=subprocess.PIPE) as process:
         call(0, pid=process.pid, pid_space=pid_space())
-        (guest,) = gather(1)
+        (pending,) = gather(1)
 
-        guest.dismiss()
+        pending.disconnect()
 
         process.stdin.close()
         assert process.wait(10) == (-9 if is_ended else 0)
@@ -147,13 +147,13 @@ def test_only_a_process_of_the_run_is_ended_with_its_guest(call, gather, run, is
 
 def test_a_process_of_another_machine_is_not_looked_for_here(call, gather):
     call(0, pid=os.getpid(), pid_space="another")
-    (guest,) = gather(1)
+    (pending,) = gather(1)
 
-    assert guest.process is None
+    assert pending.process is None
 
 
-def test_a_follower_is_told_what_to_start(reception, call, gather):
-    with socket.create_connection(("127.0.0.1", int(reception.address.rpartition(":")[2])), timeout=10) as follower:
+def test_a_follower_is_told_what_to_start(listener, call, gather):
+    with socket.create_connection(("127.0.0.1", int(listener.address.rpartition(":")[2])), timeout=10) as follower:
         follower.sendall(b'{"follow": "two"}\n')
         gather(1, lambda num: num or call(0))
 

@@ -60,10 +60,10 @@ def test_ranks_share_one_deadline_for_their_stacks(monkeypatch):
 
 def oversubscribed(*places, cores_per_rank=1, device_name="CPU"):
     """Of ranks at (host, cores)."""
-    guest = SimpleNamespace(clock_offset_s=0.0)
+    pending = SimpleNamespace(clock_offset_s=0.0)
     ranks = [
         WatchedRank(
-            rank, RemoteProcess(guest), -1, host=host, report=rank_report(rank, cores=cores, device_name=device_name)
+            rank, RemoteProcess(pending), -1, host=host, report=rank_report(rank, cores=cores, device_name=device_name)
         )
         for rank, (host, cores) in enumerate(places)
     ]

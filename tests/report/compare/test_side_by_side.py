@@ -14,7 +14,7 @@ def ratios(comparison, run="head"):
     return [row for row in comparison.rows if row.run.label == run]
 
 
-def shown(comparison):
+def quoted(comparison):
     """The side-by-side table's rows by heading."""
     headings = [heading for heading, _ in COMPARISON]
     return [dict(zip(headings, comparison_cells(row, comparison.baseline), strict=True)) for row in comparison.rows]
@@ -33,8 +33,8 @@ def test_ratio_is_of_what_is_shown_with_its_interval(saved):
     assert after.ratio == pytest.approx(after.value / before.value)
     assert after.interval[0] < after.ratio < after.interval[1]
     assert ratios(compare([base, head], "head"), "base")[0].ratio == pytest.approx(before.value / after.value)
-    assert [row["measured"] for row in shown(comparison)] == ["158.7 tokens/s", "100 tokens/s"]
-    assert [row["÷ baseline"] for row in shown(comparison)] == ["baseline", "0.630×"]
+    assert [row["measured"] for row in quoted(comparison)] == ["158.7 tokens/s", "100 tokens/s"]
+    assert [row["÷ baseline"] for row in quoted(comparison)] == ["baseline", "0.630×"]
 
 
 def test_one_launch_on_a_side_has_no_interval(saved):
@@ -43,8 +43,8 @@ def test_one_launch_on_a_side_has_no_interval(saved):
     comparison = compare([base, head], None)
 
     assert ratios(comparison)[0].interval is None
-    assert [row["launches"] for row in shown(comparison)] == ["3", "1"]
-    assert shown(comparison)[1]["95 % interval"] == "needs 2 launches a side"
+    assert [row["launches"] for row in quoted(comparison)] == ["3", "1"]
+    assert quoted(comparison)[1]["95 % interval"] == "needs 2 launches a side"
 
 
 def test_runs_stand_side_by_side_case_by_case(saved):
@@ -54,7 +54,7 @@ def test_runs_stand_side_by_side_case_by_case(saved):
         for name, branch in commits.items()
     ]
 
-    rows = shown(compare(runs, "b"))
+    rows = quoted(compare(runs, "b"))
 
     assert [(row["case"][-2], row["run"]) for row in rows] == [(case, run) for case in "xy" for run in "abc"]
     assert [row["commit"] for row in rows[:3]] == [12 * name + "-dirty" for name in "abc"]
@@ -116,8 +116,8 @@ def test_plain_benchmarks_are_compared_by_their_times(saved):
     comparison = compare(runs, None)
 
     assert ratios(comparison)[0].ratio == pytest.approx(0.5)
-    assert [row["measured"] for row in shown(comparison)] == ["200 ms", "100 ms"]
-    assert [row["launches"] for row in shown(comparison)] == ["–", "–"]
+    assert [row["measured"] for row in quoted(comparison)] == ["200 ms", "100 ms"]
+    assert [row["launches"] for row in quoted(comparison)] == ["–", "–"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli import app
-from gpt_parallel.cli.doctor import self_test
+from gpt_parallel.cli.doctor import connectivity
 from gpt_parallel.engine.comm import probe as engine
 from gpt_parallel.inputs.execution import CUSTOM
 from gpt_parallel.inputs.settings import make_settings
@@ -22,7 +22,7 @@ from tests.support.factories import rank_report
 
 @pytest.mark.parametrize("backend", ["auto", "gloo"])
 def test_two_ranks_time_each_collective(backend):
-    found = self_test.run_self_test(make_settings("smoke", {"device": "cpu", "backend": backend}))
+    found = connectivity.run_self_test(make_settings("smoke", {"device": "cpu", "backend": backend}))
 
     assert found.problem is None
     assert found.backend in (("gloo",) if backend == "gloo" else ("shm", "gloo"))
@@ -77,9 +77,9 @@ def test_the_slowest_rank_counts(monkeypatch):
             for rank, seconds in enumerate(times)
         ]
 
-    monkeypatch.setattr(self_test, "launch", launch)
+    monkeypatch.setattr(connectivity, "launch", launch)
 
-    found = self_test.run_self_test(make_settings("smoke", {"device": "cpu"}))
+    found = connectivity.run_self_test(make_settings("smoke", {"device": "cpu"}))
 
     assert [(probe.op, probe.seconds) for probe in found.probes[:2]] == [("a", 2.0), ("b", 4.0)]
 
@@ -88,19 +88,19 @@ def test_wrong_numbers_are_found(monkeypatch):
     monkeypatch.setattr("gpt_parallel.launch.local.WORKER", "tests.support.mutants")
     monkeypatch.setenv("GPT_PARALLEL_TEST_MUTANT", "deliver_wrong_sums")
 
-    found = self_test.run_self_test(make_settings("smoke", {"device": "cpu"}))
+    found = connectivity.run_self_test(make_settings("smoke", {"device": "cpu"}))
 
     assert "all_reduce delivered (4.0, 4.0) where (3.0, 3.0) was due" in found.problem
 
 
 def test_a_rank_that_hangs_is_a_problem_with_a_deadline(monkeypatch):
     def launch(job):
-        assert (job.kind, job.spec.execution.timeout_s) == (JobKind.SELF_TEST, self_test.TIMEOUT_S)
+        assert (job.kind, job.spec.execution.timeout_s) == (JobKind.SELF_TEST, connectivity.TIMEOUT_S)
         raise LaunchError("the run did not finish within 60 s: rank 0 was in phase 'connect'")
 
-    monkeypatch.setattr(self_test, "launch", launch)
+    monkeypatch.setattr(connectivity, "launch", launch)
 
-    found = self_test.run_self_test(make_settings("smoke", {"device": "cpu"}))
+    found = connectivity.run_self_test(make_settings("smoke", {"device": "cpu"}))
 
     assert "did not finish within 60 s" in found.problem
 
@@ -109,11 +109,11 @@ def test_a_rank_that_hangs_is_a_problem_with_a_deadline(monkeypatch):
 def test_one_gpu_is_shared_and_two_use_nccl(monkeypatch, count, backend):
     gpus = tuple(devices.Gpu("NVIDIA H100", (9, 0)) for _ in range(count))
     monkeypatch.setattr("gpt_parallel.inputs.execution.cuda_devices", lambda: gpus)
-    monkeypatch.setattr(self_test, "cuda_devices", lambda: gpus)
+    monkeypatch.setattr(connectivity, "cuda_devices", lambda: gpus)
     jobs = []
-    monkeypatch.setattr(self_test, "launch", lambda job: jobs.append(job) or ())
+    monkeypatch.setattr(connectivity, "launch", lambda job: jobs.append(job) or ())
 
-    found = self_test.run_self_test(make_settings("smoke", {}))
+    found = connectivity.run_self_test(make_settings("smoke", {}))
 
     assert (found.device, found.backend, found.problem) == ("cuda", backend, None)
     assert [str(job.spec.mesh) for job in jobs] == ["tp2", "pp2"]
