@@ -118,7 +118,7 @@ def _judge(effect: Effect, p_value: float, num_blocks: int, num_cases: int, thre
 
 
 def _log_ratios(blocks: Sequence[AbBlock], fullname: str, result: GateResult) -> list[float] | str:
-    """log(time at head ÷ time at base) of each block, or why there is none."""
+    """ln(time at head ÷ time at base) of each block, or why there is none."""
     ratios = []
     for number, block in enumerate(blocks, start=1):
         cases = []
@@ -136,7 +136,9 @@ def _log_ratios(blocks: Sequence[AbBlock], fullname: str, result: GateResult) ->
     return ratios
 
 
-def _measure(index: int, total: int, trees: Sequence[Path], arguments: Sequence[str], scratch: Path, log: Log) -> AbBlock:
+def _measure(
+    index: int, total: int, trees: Sequence[Path], arguments: Sequence[str], scratch: Path, log: Log
+) -> AbBlock:
     order = (0, 1) if index % 2 == 0 else (1, 0)
     runs: dict[int, SavedRun] = {}
     for side in order:

@@ -40,7 +40,7 @@ def ab(
             pytest_args or [],
             num_blocks=blocks,
             threshold=percentage(threshold, "--threshold"),
-            say=errors.print,
+            log=errors.print,
         )
         print(to_text(result))
     raise typer.Exit(result.exit_code)

@@ -240,7 +240,7 @@ def test_ctrl_c_while_git_makes_the_worktree_leaves_none(repository, tmp_path, m
     monkeypatch.chdir(repository)
 
     with pytest.raises(KeyboardInterrupt):
-        ab.run_ab("base", "slow", [], num_blocks=3, threshold=0.03, say=print)
+        ab.run_ab("base", "slow", [], num_blocks=3, threshold=0.03, log=print)
 
     assert untouched(repository)
     assert list(temporary.iterdir()) == []
