@@ -1,18 +1,16 @@
-"""Ctrl-C counts once, and not at all for a moment: how ranks are stopped and results are kept is not cut short."""
+"""Ctrl-C: the first signal raises KeyboardInterrupt; later ones wait until ranks are stopped and files are kept."""
 
 import atexit
 import math
 import signal
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-IGNORE_S = 30.0  # long enough to stop ranks and write files; who waits for longer may want out
-_PARTING_S = 5.0  # and to end the process, once all that is done
+IGNORE_S = 30.0  # enough to stop ranks and write files
 
 # What says "stop": Ctrl-C; a scheduler's time limit, a CI system's cancellation; a closed terminal.
 _DEFAULTS: dict[int, Any] = {
@@ -22,97 +20,68 @@ _DEFAULTS: dict[int, Any] = {
 }
 
 
-class _Token:
-    """Lives as long as the exception that has it."""
-
-
-class _OneInterrupt:
-    """Raises KeyboardInterrupt, and then nothing while that is on its way or `ignore_interrupts_until_exit` holds.
-
-    An exception can be lost, in a library's C code for one, or where an object is deleted. Then the next signal counts.
-    """
+class _FirstInterrupt:
+    """Raises KeyboardInterrupt, and then ignores signals for IGNORE_S seconds."""
 
     def __init__(self) -> None:
-        self._token: weakref.ref[_Token] | None = None
-        self._raised_at = self._deaf_until = -math.inf
-        self._is_released = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.is_ignoring:
-            return
-        if self._is_released:
-            signal.signal(number, _DEFAULTS[number])
-            signal.raise_signal(number)
-            return
-        self._raised_at = time.monotonic()
-        raise self._interrupt()  # held by nothing here, or it would not be seen to go
-
-    def _interrupt(self) -> KeyboardInterrupt:
-        interrupt, token = KeyboardInterrupt(), _Token()
-        vars(interrupt)["token"], self._token = token, weakref.ref(token)
-        return interrupt
+        self.ignores_until = -math.inf
 
     @property
     def is_ignoring(self) -> bool:
-        now = time.monotonic()
-        is_on_its_way = self._token is not None and self._token() is not None and now < self._raised_at + IGNORE_S
-        return is_on_its_way or now < self._deaf_until
+        return time.monotonic() < self.ignores_until
 
     def ignore(self) -> None:
-        self._deaf_until = time.monotonic() + IGNORE_S
+        self.ignores_until = time.monotonic() + IGNORE_S
 
-    def release(self) -> None:
-        """From now on Python's own ways, but for a while not even those if it is deaf: the process is ending."""
-        if self.is_ignoring:
-            self._deaf_until = time.monotonic() + _PARTING_S
-        self._token, self._is_released = None, True
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_ignoring:
+            self.ignore()
+            raise KeyboardInterrupt
 
 
 def install_interrupt_handler() -> None:
     """From now on the next Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, and those soon after it do nothing.
 
-    Where somebody else handles or ignores one, that stays.
+    A signal that somebody else handles or ignores is left to them.
     """
     if _is_main_thread():
-        handler = _OneInterrupt()
+        handler = _FirstInterrupt()
         for number, default in _DEFAULTS.items():
             if _ours(number) or signal.getsignal(number) is default:
                 signal.signal(number, handler)
 
 
 def ignore_interrupts_until_exit() -> None:
-    """What was interrupted is told, kept and cleared away now, and then the process ends: signals do nothing."""
+    """Ignore signals while results are kept and the process ends, but for IGNORE_S seconds at most."""
     if _is_main_thread():
         for handler in filter(None, map(_ours, _DEFAULTS)):
             handler.ignore()
-        atexit.unregister(_ignore)
-        atexit.register(_ignore)  # the last to register is the first to be called
+        atexit.unregister(_ignore_while_ending)
+        atexit.register(_ignore_while_ending)  # the last to register is the first to be called
 
 
-def _ignore() -> None:
-    """Python takes its handlers away as it ends, and the signal's own way would spoil the exit code."""
+def _ignore_while_ending() -> None:
+    """Python removes its handlers as it ends, and a signal's default action would change the exit code."""
     for number in _DEFAULTS:
         if (handler := _ours(number)) and handler.is_ignoring:
             signal.signal(number, signal.SIG_IGN)
 
 
 def restore_interrupt_handlers() -> None:
-    """Python's own ways again."""
+    """Give the signals back to Python's own handlers, unless the process has just been interrupted."""
     if _is_main_thread():
         for number, default in _DEFAULTS.items():
-            if handler := _ours(number):
-                handler.release()
-                if not handler.is_ignoring:
-                    signal.signal(number, default)
+            if (handler := _ours(number)) and not handler.is_ignoring:
+                signal.signal(number, default)
 
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _ours(number: int) -> _OneInterrupt | None:
+def _ours(number: int) -> _FirstInterrupt | None:
     handler = signal.getsignal(number)
-    return handler if isinstance(handler, _OneInterrupt) else None
+    return handler if isinstance(handler, _FirstInterrupt) else None
 
 
 _DELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)

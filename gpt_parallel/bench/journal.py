@@ -1,8 +1,7 @@
 """What has been finished so far, on disk before the next case starts: a power cut loses one case, not a night.
 
-An append-only JSON Lines file: a header that says what was asked of which machine, a line for each finished cell of a
-matrix or case of a pytest session, and an end. A line that was cut off by a crash is dropped when the file is opened
-again.
+An append-only JSON Lines file: a header that says what was asked of which machine, a line for each finished case of a
+pytest session, and an end. A line that was cut off by a crash is dropped when the file is opened again.
 """
 
 import errno
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from typing_extensions import Self
@@ -29,30 +28,13 @@ from gpt_parallel.inputs.prompts import MAX_FILE_BYTES
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.result import RunResult
-from gpt_parallel.schema.summary import CaseSummary
 
-FILE_NAME = "matrix.jsonl"
 MAX_BYTES = 1 << 30
 _END = {"kind": "end"}
-Kind = Literal["matrix", "session"]
-
-
-class _Words(NamedTuple):
-    """How messages name the writer of a journal, and what it offers its user."""
-
-    writer: str
-    elsewhere: str
-    anew: str
-
-
-_WORDS: dict[Kind, _Words] = {
-    "matrix": _Words("matrix", "use another --output-dir", "--force starts over"),
-    "session": _Words(
-        "pytest session", "use another directory with --gpt-report DIR", "move it away, or use --gpt-report DIR"
-    ),
-}
+_ELSEWHERE = "use another directory with --gpt-report DIR"
+_START_OVER = "move it away, or use --gpt-report DIR"
 # Settings that choose cases, or do not change what is measured: a journal may be resumed with others.
-_FREE = {"strategy", "num_gpus", "timeout_s", "offline", "when_busy", "launcher_address", "log_dir"}
+_FREE = {"strategy", "num_gpus", "batch_sizes", "timeout_s", "offline", "when_busy", "launcher_address", "log_dir"}
 
 
 class JournalError(RuntimeError):
@@ -62,60 +44,50 @@ class JournalError(RuntimeError):
 class Header(Frozen):
     """What all lines of a journal have in common. Cases of two headers do not belong in one table."""
 
-    kind: Kind = "matrix"
+    kind: Literal["session"] = "session"
     schema_version: Literal[1] = 1
     settings: dict[str, Any]
     machine: dict[str, str]
 
 
-def make_header(kind: Kind, settings: Settings) -> Header:
+def make_header(settings: Settings) -> Header:
     """Raises SpecError for a prompts file that cannot be read: its content is a part of what was asked."""
-    free = _FREE | {"batch_size"} if kind == "matrix" else _FREE
-    fixed = settings.model_dump(mode="json", exclude=free)
+    fixed = settings.model_dump(mode="json", exclude=_FREE)
     if settings.prompts not in ("builtin", "random"):
         content = read_whole(Path(settings.prompts), MAX_FILE_BYTES, "prompts file")
         fixed["prompts_sha256"] = hashlib.sha256(content).hexdigest()
     fixed.update(describe_weights(settings))
-    return redact_tree(Header(kind=kind, settings=fixed, machine=describe_machine()))
+    return redact_tree(Header(settings=fixed, machine=describe_machine()))
 
 
 class Finished(Frozen):
-    """A cell or case that is done with: measured, or the reason why not.
+    """A case that was measured, with every launch, from which pytest-benchmark's rounds come too; or why it failed."""
 
-    A matrix keeps the row of its table, a session every launch, from which pytest-benchmark's rounds come too.
-    """
-
-    kind: Literal["cell"] = "cell"
-    cell: str
-    outcome: Literal["passed", "failed", "oom", "skipped"]
+    kind: Literal["case"] = "case"
+    case: str
+    outcome: Literal["passed", "failed"]
     reason: str = ""
-    seconds: float = 0.0
-    fault: str | None = None
-    summary: CaseSummary | None = None
     results: tuple[RunResult, ...] = ()
 
 
 class Journal:
-    """An open journal, locked against a second writer. `finished` has each cell's latest line."""
+    """An open journal, locked against a second writer. `finished` has each case's latest line."""
 
-    def __init__(
-        self, path: Path, header: Header, *, resume: bool, force: bool = False, keep_as: Path | None = None
-    ) -> None:
-        """An unfinished journal that is not to be resumed goes to `keep_as`, or to a like name that is free, or is an
-        error; then `kept` says where it is, and `num_kept` how many cells are in it.
+    def __init__(self, path: Path, header: Header, *, resume: bool, keep_as: Path) -> None:
+        """An unfinished journal that is not to be resumed goes to `keep_as`, or to a like name that is free.
 
-        Raises SpecError if the file cannot be used, is of other runs, or would be lost; it is as it was then.
+        Then `kept` says where it is, and `num_kept` how many cases are in it. Raises SpecError if the file cannot be
+        used or is of other runs; it is as it was then.
         """
         self.path, self.num_kept, self.kept = path, 0, path
         self.finished: dict[str, Finished] = {}
-        self._words = _WORDS[header.kind]
         try:
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise SpecError(f"journal {path}: cannot be written ({error.strerror}); {self._words.elsewhere}") from error
+            raise SpecError(f"journal {path}: cannot be written ({error.strerror}); {_ELSEWHERE}") from error
         try:
             self._lock()
-            self._open(header, resume, force, keep_as)
+            self._open(header, resume, keep_as)
         except (OSError, JournalError) as error:
             os.close(self._file)
             raise SpecError(str(error)) from error
@@ -125,49 +97,35 @@ class Journal:
 
     def _lock(self) -> None:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            raise SpecError(f"journal {self.path}: not a regular file; {self._words.elsewhere}")
+            raise SpecError(f"journal {self.path}: not a regular file; {_ELSEWHERE}")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SpecError(
-                f"journal {self.path}: another {self._words.writer} is writing it; {self._words.elsewhere}"
-            ) from error
+            raise SpecError(f"journal {self.path}: another pytest session is writing it; {_ELSEWHERE}") from error
 
-    def _open(self, header: Header, resume: bool, force: bool, keep_as: Path | None) -> None:
-        content = b"" if force else self._content()
+    def _open(self, header: Header, resume: bool, keep_as: Path) -> None:
+        content = self._content()
         end = content.rfind(b"\n") + 1  # what follows was cut off
         lines = self._parse(content[:end])
         if lines[0].get("kind") != header.kind if lines else not _may_be_cut_off(content, header):
-            raise SpecError(f"{self.path} is not a {header.kind} journal; {self._words.elsewhere}")
+            raise SpecError(f"{self.path} is not a session journal; {_ELSEWHERE}")
         if resume and lines:
             self._check_header(lines[0], header)
-            # A cell that was given a fault has not been run yet.
-            self.finished = {cell.cell: cell for cell in self._cells(lines) if cell.fault is None}
+            self.finished = {case.case: case for case in self._cases(lines)}
             os.ftruncate(self._file, end)
             return
         if len(lines) > 1 and lines[-1] != _END:
-            self._put_aside(content, lines, keep_as)
+            self.kept, self.num_kept = _free_name(keep_as), len({line.get("case") for line in lines[1:]})
+            write_atomically(self.kept, content)
         os.ftruncate(self._file, 0)
         self._append(header.model_dump(mode="json"))
         self._sync_directory()
-
-    def _put_aside(self, content: bytes, lines: list[dict[str, Any]], keep_as: Path | None) -> None:
-        num_finished = len({line.get("cell") for line in lines if line.get("kind") == "cell"})
-        if keep_as is None:
-            raise SpecError(
-                f"journal {self.path} is of an interrupted {self._words.writer} (finished cells: {num_finished}); "
-                "go on with --resume, or start over with --force"
-            )
-        self.kept, self.num_kept = _free_name(keep_as), num_finished
-        write_atomically(self.kept, content)
 
     def _content(self) -> bytes:
         """Of the open file, for another one may have its name by now."""
         size = os.fstat(self._file).st_size
         if size > MAX_BYTES:
-            raise SpecError(
-                f"journal {self.path}: larger than {MAX_BYTES} bytes, the most that is read; {self._words.anew}"
-            )
+            raise SpecError(f"journal {self.path}: larger than {MAX_BYTES} bytes, the most that is read; {_START_OVER}")
         os.lseek(self._file, 0, os.SEEK_SET)
         with open(self._file, "rb", closefd=False) as stream:
             return stream.read(size)
@@ -178,9 +136,9 @@ class Journal:
             try:
                 value = parse_json(line)
             except ValueError as error:
-                raise SpecError(f"journal {self.path}:{number}: {error}; {self._words.anew}") from error
+                raise SpecError(f"journal {self.path}:{number}: {error}; {_START_OVER}") from error
             if not isinstance(value, dict):
-                raise SpecError(f"journal {self.path}:{number}: not an object; {self._words.anew}")
+                raise SpecError(f"journal {self.path}:{number}: not an object; {_START_OVER}")
             lines.append(value)
         return lines
 
@@ -198,23 +156,23 @@ class Journal:
         if differing:
             raise SpecError(
                 f"journal {self.path} is of other runs, which do not belong in one table: {'; '.join(differing)} "
-                f"({self._words.anew})"
+                f"({_START_OVER})"
             )
 
-    def _cells(self, lines: list[dict[str, Any]]) -> list[Finished]:
+    def _cases(self, lines: list[dict[str, Any]]) -> list[Finished]:
         try:
             return [Finished.model_validate(line) for line in lines[1:] if line != _END]
         except ValidationError as error:
             raise SpecError.from_validation(error, prefix=f"journal {self.path}: ") from error
 
-    def add(self, cell: Finished) -> None:
+    def add(self, case: Finished) -> None:
         """On disk when this returns; JournalError where the disk is full or gone. `finished` has it in either case."""
-        self.finished[cell.cell] = cell
-        self._append(redact_tree(cell).model_dump(mode="json"))
+        self.finished[case.case] = case
+        self._append(redact_tree(case).model_dump(mode="json"))
 
-    def forget(self, *outcomes: str) -> None:
-        """Have cells with these outcomes run again; their new lines will count."""
-        self.finished = {name: cell for name, cell in self.finished.items() if cell.outcome not in outcomes}
+    def forget_failures(self) -> None:
+        """Have failed cases run again; their new lines will count."""
+        self.finished = {name: case for name, case in self.finished.items() if case.outcome == "passed"}
 
     def end(self) -> None:
         self._append(_END)

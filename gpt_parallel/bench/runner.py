@@ -74,7 +74,7 @@ class Runner:
         try:
             return self._launch(job, lambda rank, phase: self.on_phase(rank, f"{name}: {phase}"))
         except LaunchError as error:
-            raise LaunchError(f"{_SINGLE[name]}: {error}", out_of_memory=error.out_of_memory) from error
+            raise LaunchError(f"{_SINGLE[name]}: {error}") from error
 
     def _launch(self, job: Job, on_phase: OnPhase, observer: Observer | None = None) -> tuple[RankReport, ...]:
         with self._claimed(job.spec, on_phase) as claimed:
@@ -111,4 +111,4 @@ def _naming(fault: FaultSpec | None) -> Iterator[None]:
         if fault is None:
             raise
         head, end, rest = str(error).partition("\n")
-        raise LaunchError(head + fault_note(fault) + end + rest, out_of_memory=error.out_of_memory) from error
+        raise LaunchError(head + fault_note(fault) + end + rest) from error

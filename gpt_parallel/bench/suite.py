@@ -127,13 +127,17 @@ class Suite:
             return mesh_for(strategy, num_gpus)
         return custom_mesh(self.settings, num_gpus)
 
-    def spec(self, strategy: str, num_gpus: int) -> RunSpec:
-        """One case, resolved and checked. Raises SpecError with everything that is wrong with it."""
+    def spec(self, strategy: str, num_gpus: int, batch_size: int | None = None) -> RunSpec:
+        """One case, resolved and checked; without `batch_size` it has that of the settings.
+
+        Raises SpecError with everything that is wrong with it.
+        """
+        batch_size = batch_size or self.settings.batch_size
         mesh = self.mesh(strategy, num_gpus)
         execution = resolve_execution(self.settings, num_gpus).model_copy(update={"fault": self._fault})
         _ = self.runner.external  # an address that cannot be listened on is found now
         if self.settings.profile is not None:
-            name = slug(f"{strategy}-{num_gpus}gpu-batch{self.settings.batch_size}")
+            name = slug(f"{strategy}-{num_gpus}gpu-batch{batch_size}")
             directory = Path(self.settings.profile).absolute() / name
             execution = execution.model_copy(update={"profile": str(directory)})
         try:
@@ -141,7 +145,7 @@ class Suite:
                 strategy=strategy,
                 mesh=mesh,
                 model=self.model,
-                workload=self.workload,
+                workload=self.workload.model_copy(update={"batch_size": batch_size}),
                 execution=execution,
                 degenerate=is_degenerate(strategy, mesh),
             )

@@ -64,7 +64,7 @@ class Verifier:
         failures = self._failures.setdefault(key, [])
         if key not in self._references:
             if len(failures) == _MAX_TRIES:
-                raise LaunchError(str(failures[-1]), out_of_memory=failures[-1].out_of_memory)
+                raise LaunchError(str(failures[-1]))
             try:
                 if key not in self._records:
                     self._records[key] = records_of(self._runner.generate_alone(spec))

@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
-from gpt_parallel.cli import ab, data, gate, matrix, report, run, worker
+from gpt_parallel.cli import ab, data, gate, report, run, worker
 from gpt_parallel.cli.common import takes_settings
 from gpt_parallel.cli.doctor import command as doctor_command
 from gpt_parallel.version import __version__
 
 app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
-app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches",)))
-app.command("matrix", help=matrix.HELP)(takes_settings(matrix.matrix))
+app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches", "batch_sizes")))
 app.command("doctor", help=doctor_command.HELP)(takes_settings(doctor_command.doctor))
 app.command("report", help=report.HELP)(report.report)
 app.command("ab", help=ab.HELP)(ab.ab)

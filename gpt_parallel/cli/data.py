@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
@@ -17,7 +18,6 @@ from gpt_parallel.inputs.prompt_authoring import (
     check_outputs,
     grid,
     grid_path,
-    histogram,
     inspect_prompts,
     make_prompts,
     write_prompts,
@@ -96,8 +96,8 @@ def validate(
         print(plain(f"{file}: {count} prompts, all can be run with {spec.name}"))
         print(f"{contents.num_texts} texts, {count - contents.num_texts} lists of token ids; ", end="")
         print(f"max_length {'–'.join(map(str, news))}; {contents.num_repeated} repeat an earlier one")
-        print(f"prompt lengths, counted {_counted_by(tokenizer, spec)}:")
-        print("\n".join(histogram(lengths)))
+        spread = f"shortest {min(lengths)}, median {median(lengths):g}, longest {max(lengths)} tokens"
+        print(f"prompt lengths, counted {_counted_by(tokenizer, spec)}: {spread}")
 
 
 def _check_length(wanted: PromptSet, spec: ModelSpec) -> None:

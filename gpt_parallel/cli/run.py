@@ -13,10 +13,10 @@ from gpt_parallel.bench.progress import LOG_EVERY_S, CaseProgress
 from gpt_parallel.bench.suite import InjectedFaultError, Suite
 from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, writing
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh
+from gpt_parallel.inputs.cases import PlannedCase, cases_of
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
-from gpt_parallel.layout.strategies import STRATEGIES
+from gpt_parallel.layout.strategies import STRATEGIES, mesh_for
 from gpt_parallel.report.tables import render_ranks, render_table
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.result import RunResult
@@ -47,7 +47,13 @@ def run(
     settings: Settings,
 ) -> None:
     if settings.launches > 1:
-        errors.print(f"note: run makes one launch; the {settings.launches} in the file are for matrix and pytest")
+        errors.print(f"note: run makes one launch; the {settings.launches} in the file are for pytest benchmarks")
+    if settings.batch_sizes:
+        errors.print(
+            f"note: run has one batch size, {settings.batch_size}; the batch_sizes {settings.batch_sizes} in the file "
+            "are for pytest benchmarks"
+        )
+        settings = settings.model_copy(update={"batch_sizes": None})
     with _progress() as progress:
         case = _choose_case(settings)
         fork_server.warm_up()
@@ -80,19 +86,20 @@ def _with_own_profile(spec: RunSpec, settings: Settings) -> RunSpec:
     return spec.model_copy(update={"execution": spec.execution.model_copy(update={"profile": profile})})
 
 
-def _choose_case(settings: Settings) -> tuple[str, int]:
+def _choose_case(settings: Settings) -> PlannedCase:
     counts, strategies = settings.device_counts, settings.strategies
     if len(counts) > 1:
-        raise SpecError(f"--num-gpus {settings.num_gpus}: one run has one device count (gpt-parallel matrix has many)")
-    if settings.has_custom_mesh:
-        return CUSTOM, custom_mesh(settings, counts[0] if counts else None).size
-    if not strategies:
-        raise SpecError(f"--strategy is missing; allowed: {', '.join(STRATEGIES)} (or give the parallel sizes)")
-    if len(strategies) > 1:
-        raise SpecError(f"--strategy {settings.strategy}: one run has one strategy (gpt-parallel matrix has many)")
-    if not counts:
-        raise SpecError("--num-gpus is missing: how many devices the strategy is to use")
-    return strategies[0], counts[0]
+        raise SpecError(f"--num-gpus {settings.num_gpus}: one run has one device count (pytest benchmarks has many)")
+    if not settings.has_custom_mesh:
+        if not strategies:
+            raise SpecError(f"--strategy is missing; allowed: {', '.join(STRATEGIES)} (or give the parallel sizes)")
+        if len(strategies) > 1:
+            raise SpecError(f"--strategy {settings.strategy}: one run has one strategy (pytest benchmarks has many)")
+        if not counts:
+            raise SpecError("--num-gpus is missing: how many devices the strategy is to use")
+        mesh_for(strategies[0], counts[0])
+    (case,) = cases_of(settings)
+    return case
 
 
 def _print(result: RunResult, profile: str | None) -> None:

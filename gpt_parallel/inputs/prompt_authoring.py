@@ -150,17 +150,3 @@ def inspect_prompts(path: Path, encode: Encode, shape: Architecture, model: str)
         max_lengths=[prompt.max_length for _, prompt in numbered],
         num_repeated=len(encoded) - len({tuple(ids) for _, _, ids in encoded}),
     )
-
-
-def histogram(lengths: Sequence[int], num_bins: int = 8, width: int = 40) -> list[str]:
-    """Lines such as `  32–63  ████ 12`; equal lengths are one line."""
-    low, high = min(lengths), max(lengths)
-    size = max(1, -(-(high - low + 1) // num_bins))
-    starts = range(low, high + 1, size)
-    counts = [sum(start <= length < start + size for length in lengths) for start in starts]
-    labels = [f"{start}–{min(start + size - 1, high)}" if size > 1 and start < high else str(start) for start in starts]
-    margin = max(map(len, labels))
-    return [
-        f"  {label:>{margin}}  {'█' * -(-count * width // max(counts))} {count}"
-        for label, count in zip(labels, counts, strict=True)
-    ]

@@ -23,13 +23,24 @@ def _join_numbers(value: Any) -> Any:
     return value
 
 
+def _is_numbers(text: str, largest: int) -> bool:
+    return all(part.isascii() and part.isdigit() and 1 <= int(part) <= largest for part in text.split(","))
+
+
 def _check_device_counts(text: str) -> str:
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 9999 for part in text.split(",")):
+    if not _is_numbers(text, 9999):
         raise ValueError("must be device counts from 1 to 9999 with commas between them, such as 1,2,4")
     return text
 
 
-_DEVICE_COUNTS = Annotated[str, BeforeValidator(_join_numbers), AfterValidator(_check_device_counts)]
+def _check_batch_sizes(text: str) -> str:
+    if not _is_numbers(text, 1_000_000):
+        raise ValueError("must be batch sizes from 1 to 1000000 with commas between them, such as 1,4,16")
+    return text
+
+
+_DeviceCounts = Annotated[str, BeforeValidator(_join_numbers), AfterValidator(_check_device_counts)]
+_BatchSizes = Annotated[str, BeforeValidator(_join_numbers), AfterValidator(_check_batch_sizes)]
 
 
 class Settings(Frozen):
@@ -50,6 +61,9 @@ class Settings(Frozen):
     )
     num_samples: PositiveInt | None = Field(None, description="how many requests; unset: as many as there are prompts")
     batch_size: PositiveInt = Field(4, description="requests per batch and replica")
+    batch_sizes: _BatchSizes | None = Field(
+        None, description="every case once with each of these batch sizes, e.g. 1,4,16; unset: with batch_size"
+    )
     prompt_tokens: PositiveInt | None = Field(
         None, description="cut or repeat every prompt to so many tokens; unset: each prompt's own length"
     )
@@ -120,7 +134,7 @@ class Settings(Frozen):
     strategy: str | None = Field(
         None, description="only these strategies, with commas between them; unset: all that exist"
     )
-    num_gpus: _DEVICE_COUNTS | None = Field(
+    num_gpus: _DeviceCounts | None = Field(
         None, description="device counts of the cases, e.g. 1,2,4; unset: those, and 8 where there are 8 GPUs"
     )
     tensor_parallel_size: PositiveInt | None = Field(
@@ -146,6 +160,11 @@ class Settings(Frozen):
     def device_counts(self) -> tuple[int, ...]:
         """The asked device counts; empty where none were given."""
         return tuple(sorted({int(count) for count in (self.num_gpus or "").split(",") if count}))
+
+    @property
+    def all_batch_sizes(self) -> tuple[int, ...]:
+        """The asked batch sizes; empty where cases have `batch_size` only."""
+        return tuple(sorted({int(size) for size in (self.batch_sizes or "").split(",") if size}))
 
     @property
     def has_custom_mesh(self) -> bool:

@@ -222,7 +222,7 @@ def wait_for_free_memory(uuids: Sequence[str], before: Sequence[int]) -> None:
 
 def _used_bytes(uuids: Sequence[str]) -> list[int]:
     """Memory in use by any program on each GPU; empty where that is not known."""
-    with open_nvml() as nvml:
+    with open_nvml() as (nvml, _):
         if nvml is None:
             return []
         try:

@@ -33,7 +33,7 @@ def cuda_devices() -> tuple[Gpu, ...]:
     if build is None or build.kind not in ("CUDA", "unknown"):
         return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    with open_nvml() as nvml:
+    with open_nvml() as (nvml, _):
         if nvml is None:
             return ()
         gpus = []
@@ -48,17 +48,17 @@ def cuda_devices() -> tuple[Gpu, ...]:
 
 
 @contextmanager
-def open_nvml() -> Iterator[Any]:
-    """The NVML module, initialised; None where there is no NVIDIA driver."""
+def open_nvml() -> Iterator[tuple[Any, Exception | None]]:
+    """The NVML module, initialised, and None; or None and NVML's error where there is no NVIDIA driver."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
+    except pynvml.NVMLError as error:
+        yield None, error
         return
     try:
-        yield pynvml
+        yield pynvml, None
     finally:
         pynvml.nvmlShutdown()
 

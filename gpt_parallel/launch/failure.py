@@ -21,9 +21,8 @@ _NO_MEMORY = re.compile(r"out[ -]of[ -]memory|OutOfMemory|MemoryError|bad_alloc|
 class LaunchError(RuntimeError):
     """A run that did not finish on every rank. The message names the rank, its phase and the cause, and no secrets."""
 
-    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(redact(message))
-        self.out_of_memory = out_of_memory
 
 
 def failure(ranks: Sequence[WatchedRank], spec: RunSpec) -> LaunchError:
@@ -34,7 +33,7 @@ def failure(ranks: Sequence[WatchedRank], spec: RunSpec) -> LaunchError:
         return LaunchError(head + details)
     needed = f"\nthe largest rank needs about {gib(rank_bytes(spec))} for its weights, cache and process"
     remedy = "; use a smaller batch, shorter prompts, or more devices per replica"
-    return LaunchError(f"out of memory: {head}{needed}{remedy}{details}", out_of_memory=True)
+    return LaunchError(f"out of memory: {head}{needed}{remedy}{details}")
 
 
 def _cause(ranks: Sequence[WatchedRank]) -> WatchedRank:

@@ -30,10 +30,6 @@ _MAX_NAMED = 4
 Batch = tuple[Request, ...]
 
 
-class GpuMemoryError(SpecError):
-    """A launch that the GPUs have too little free memory for."""
-
-
 class Gpu(NamedTuple):
     """A GPU in the order in which ranks take them, and its memory."""
 
@@ -61,7 +57,7 @@ class Need(NamedTuple):
 
 
 def check_gpu_memory(job: Job) -> None:
-    """Raise GpuMemoryError if a launch on this machine's GPUs cannot fit in what is free of their memory now.
+    """Raise SpecError if a launch on this machine's GPUs cannot fit in what is free of their memory now.
 
     Says nothing of CPU ranks, of GPUs whose memory NVML does not tell, and of jobs that do not generate: what those
     need has been there for the run before them.
@@ -70,7 +66,7 @@ def check_gpu_memory(job: Job) -> None:
         return
     gpus = _read_gpus()
     if gpus and (overfull := _overfull(job.spec, gpus)):
-        raise GpuMemoryError(f"{_title(job.spec)} does not fit: {'; '.join(overfull)}. {_advice(job.spec, gpus)}")
+        raise SpecError(f"{_title(job.spec)} does not fit: {'; '.join(overfull)}. {_advice(job.spec, gpus)}")
 
 
 def needs(spec: RunSpec) -> list[Need]:
@@ -163,7 +159,7 @@ def _library_bytes(spec: RunSpec) -> int:
 
 def _read_gpus() -> list[Gpu]:
     """The GPUs that ranks take in turn; none where NVML does not tell their memory, or which of them is which."""
-    with open_nvml() as nvml:
+    with open_nvml() as (nvml, _):
         if nvml is None:
             return []
         try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from gpt_parallel.launch.devices import open_nvml
 from gpt_parallel.schema.result import RankReport
 from gpt_parallel.schema.run import ExecutionSpec
 from gpt_parallel.schema.telemetry import GpuTelemetry
@@ -188,21 +189,15 @@ def gpu_sampler(
     if execution.device != "cuda":
         yield NoSampler("the ranks ran on CPU cores; only an NVIDIA GPU tells this")
         return
-    import pynvml
+    with open_nvml() as (nvml, error):
+        yield NoSampler(f"NVML: {error}") if nvml is None else _sampler(nvml, num_ranks)
 
-    sampler: GpuSampler | NoSampler
-    is_open = False
+
+def _sampler(nvml: Any, num_ranks: int) -> GpuSampler | NoSampler:
     try:
-        pynvml.nvmlInit()
-        is_open = True
-        sampler = GpuSampler(pynvml, num_ranks)
-    except pynvml.NVMLError as error:
-        sampler = NoSampler(f"NVML: {error}")
-    try:
-        yield sampler
-    finally:
-        if is_open:
-            pynvml.nvmlShutdown()
+        return GpuSampler(nvml, num_ranks)
+    except nvml.NVMLError as error:
+        return NoSampler(f"NVML: {error}")
 
 
 def _text(value: str | bytes) -> str:

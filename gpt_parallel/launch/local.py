@@ -120,7 +120,7 @@ def _launch(
             raise missed_deadline(ranks, spec.execution.timeout_s) from None
     except (ForkServerError, LaunchError) as error:
         message = f"{error}\n\n{keep_logs(ranks, spec, begin)}"
-        raise LaunchError(message, out_of_memory=getattr(error, "out_of_memory", False)) from error
+        raise LaunchError(message) from error
     finally:
         with uninterrupted():
             _stop(ranks)

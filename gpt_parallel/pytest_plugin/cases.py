@@ -1,31 +1,30 @@
-"""Which cases a pytest session has: strategy × number of devices, or the one of a mesh given by its sizes."""
+"""The cases of a pytest session as pytest's parameters."""
 
 from typing import Any
 
 import pytest
 
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, reason_to_skip
+from gpt_parallel.inputs.cases import cases_of
+from gpt_parallel.inputs.execution import reason_to_skip
 from gpt_parallel.inputs.settings import Settings
-from gpt_parallel.layout.strategies import STRATEGIES, cases
+from gpt_parallel.layout.strategies import STRATEGIES
 
 
-def make_parameters(settings: Settings) -> list[Any]:
-    """pytest's parameters `strategy` and `num_gpus`, with their ids and marks.
+def make_parameters(settings: Settings) -> tuple[tuple[str, ...], list[Any]]:
+    """The names `strategy` and `num_gpus`, with several batch sizes `gpt_batch_size`, and a row for each case.
 
     Strategies that do not exist are left out: they may be registered later, and who runs cases checks that.
     """
-    asked = tuple(name for name in settings.strategies if name in STRATEGIES)
-    rows = custom_cases(settings) if settings.has_custom_mesh else cases(device_counts(settings), asked)
-    parameters = []
-    for strategy, num_gpus in rows:
-        marks = [pytest.mark.gpus(n=num_gpus)]
-        if reason := reason_to_skip(settings, num_gpus):
+    names = ("strategy", "num_gpus", "gpt_batch_size")[: 3 if settings.all_batch_sizes else 2]
+    known = [name for name in settings.strategies if name in STRATEGIES]
+    if settings.strategies:
+        settings = settings.model_copy(update={"strategy": ",".join(known)})
+        if not known:
+            return names, []
+    rows = []
+    for case in cases_of(settings):
+        marks = [pytest.mark.gpus(n=case.num_gpus)]
+        if reason := reason_to_skip(settings, case.num_gpus):
             marks.append(pytest.mark.skip(reason=reason))
-        parameters.append(pytest.param(strategy, num_gpus, id=f"{strategy}-{num_gpus}gpu", marks=marks))
-    return parameters
-
-
-def custom_cases(settings: Settings) -> list[tuple[str, int]]:
-    """The one case of a mesh given by its sizes. Raises SpecError where these do not fit the number of devices."""
-    counts = device_counts(settings) if settings.num_gpus else [None]
-    return [(CUSTOM, custom_mesh(settings, count).size) for count in counts]
+        rows.append(pytest.param(*case[: len(names)], id=case.id, marks=marks))
+    return names, rows

@@ -51,8 +51,15 @@ def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") ->
 
 
 @pytest.fixture
+def gpt_batch_size() -> int | None:
+    """The batch size of a case; None is that of the settings. Several of them (`--gpt-batch-sizes`) parametrise it."""
+    return None
+
+
+@pytest.fixture
 def gpt_case(
     request: pytest.FixtureRequest,
+    gpt_batch_size: int | None,
     benchmark: "BenchmarkFixture",
     gpt_suite: "Suite",
     gpt_record: "Callable[..., Sequence[RunResult]]",
@@ -71,7 +78,7 @@ def gpt_case(
         num_launches = gpt_suite.settings.launches if benchmark.enabled else 1
         progress = progress_of(request.config)
         try:
-            spec = gpt_suite.spec(strategy, num_gpus)
+            spec = gpt_suite.spec(strategy, num_gpus, gpt_batch_size)
             progress.start(spec)
             results = gpt_record(
                 lambda: [gpt_suite.run(spec, timed=benchmark.enabled) for _ in range(num_launches)],

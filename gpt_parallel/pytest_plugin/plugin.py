@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpt_parallel.pytest_plugin.fixtures import gpt_batch_size as gpt_batch_size
 from gpt_parallel.pytest_plugin.fixtures import gpt_case as gpt_case
 from gpt_parallel.pytest_plugin.fixtures import gpt_record as gpt_record
 from gpt_parallel.pytest_plugin.fixtures import gpt_suite as gpt_suite
@@ -58,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from gpt_parallel.pytest_plugin.cases import make_parameters
 
-    metafunc.parametrize(("strategy", "num_gpus"), make_parameters(settings_of(metafunc.config)))
+    metafunc.parametrize(*make_parameters(settings_of(metafunc.config)))
 
 
 def _check_strategies(settings: "Settings") -> None:
@@ -120,7 +121,9 @@ def _check_specs(session: pytest.Session) -> None:
         if not session.config.getoption("gpt_resume"):  # where all is replayed none is needed
             fork_server.warm_up()
         try:
-            suite_of(session.config).spec(parameters["strategy"], parameters["num_gpus"])
+            suite_of(session.config).spec(
+                parameters["strategy"], parameters["num_gpus"], parameters.get("gpt_batch_size")
+            )
         except SpecError as error:
             problems.update(dict.fromkeys(error.problems))
     if problems:

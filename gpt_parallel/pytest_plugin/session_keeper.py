@@ -57,10 +57,10 @@ class SessionKeeper:
                 f"report directory {self._directory}: cannot be made ({why_no_directory(error)}); "
                 "use another with --gpt-report DIR"
             ) from error
-        self._journal = Journal(path, make_header("session", self._settings), resume=resume, keep_as=kept)
+        self._journal = Journal(path, make_header(self._settings), resume=resume, keep_as=kept)
         notes = []
         if resume:
-            self._journal.forget("failed", "oom", "skipped")
+            self._journal.forget_failures()
             count = sum(self.has(item.nodeid) for item in items)
             notes.append(f"going on with {path}, which has {count} of {len(items)} cases")
         if num_kept := self._journal.num_kept:
@@ -89,6 +89,8 @@ class SessionKeeper:
         """A case's launches; they count when its test has passed."""
         summary = redact_tree(summarise(results))
         params = {"strategy": summary.strategy, "num_gpus": summary.num_gpus}
+        if "gpt_batch_size" in getattr(getattr(item, "callspec", None), "params", {}):
+            params["gpt_batch_size"] = summary.batch_size
         self.record.add(item.nodeid, item.name, group, params, summary)
         self._measured[item.nodeid] = results
         return summary
@@ -112,7 +114,7 @@ class SessionKeeper:
         results = self._measured.get(item.nodeid, ())
         if not results or not results[0].figures.round_seconds or item.nodeid in self._replayed:
             return None
-        return Finished(cell=item.nodeid, outcome="passed", results=tuple(results))
+        return Finished(case=item.nodeid, outcome="passed", results=tuple(results))
 
     def _did_not_pass(self, item: pytest.Item, report: pytest.TestReport) -> Finished | None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -120,7 +122,7 @@ class SessionKeeper:
         self.record.add_not_run(item.name, report.outcome, redact(reason.removeprefix("Skipped: ")))
         if "benchmark" in getattr(item, "funcargs", {}):
             item.funcargs["benchmark"].has_error = True  # type: ignore[attr-defined]
-        return Finished(cell=item.nodeid, outcome="failed", reason=reason) if report.outcome == "failed" else None
+        return Finished(case=item.nodeid, outcome="failed", reason=reason) if report.outcome == "failed" else None
 
     def _keep(self, session: pytest.Session, finished: Finished) -> None:
         """Into the journal; where that cannot be, no further case may start, for it could be lost."""

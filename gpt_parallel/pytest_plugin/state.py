@@ -31,9 +31,9 @@ def settings_of(config: pytest.Config) -> "Settings":
             if settings.launcher and not settings.device_counts and len(counts) == 1:
                 notes.append(f"the launcher starts {counts[0]} ranks: cases are made for {counts[0]} devices only")
             if settings.has_custom_mesh:
-                from gpt_parallel.pytest_plugin.cases import custom_cases
+                from gpt_parallel.inputs.cases import cases_of
 
-                custom_cases(settings)
+                cases_of(settings)
         except SpecError as error:
             raise usage_error(error.problems) from error
         config.stash[SETTINGS], config.stash[NOTES] = settings, notes

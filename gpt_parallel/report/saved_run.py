@@ -134,7 +134,7 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
     if isinstance(document, dict) and {"spec", "figures", "verification"} <= set(document):
         raise ReportError(
             f"{path}: the result of one gpt-parallel run; what is read here are the files of "
-            "pytest benchmarks --benchmark-json FILE, and the benchmarks.json of gpt-parallel matrix"
+            "pytest benchmarks --benchmark-json FILE, and the benchmarks.json beside a session's report"
         )
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise ReportError(f"{path}: not a pytest-benchmark file: it has no list of benchmarks")

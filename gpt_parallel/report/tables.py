@@ -1,7 +1,7 @@
 """The tables of a terminal: results, and where the time of a pass went."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,15 +29,12 @@ MEANING = (
 def render_table(cases: Sequence[CaseSummary]) -> str:
     """One row per case with speed-up and efficiency over the one-device case, and what the figures hold for."""
     single = {case.workload_sha256: case.throughput_tok_s for case in reversed(cases) if _is_single(case)}
-    headings = ("strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified")
-    return "\n".join(
-        [
-            "",
-            text_table(headings, [_row(case, single.get(case.workload_sha256)) for case in cases]),
-            "",
-            *captions(cases),
-        ]
-    )
+    headings = ["strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified"]
+    rows = [_row(case, single.get(case.workload_sha256)) for case in cases]
+    if len({case.batch_size for case in cases}) > 1:
+        for cells, value in zip((headings, *rows), ("batch", *(str(case.batch_size) for case in cases)), strict=True):
+            cells.insert(2, value)
+    return "\n".join(["", text_table(headings, rows), "", *captions(cases)])
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], is_narrow: bool = False) -> str:
@@ -106,9 +103,8 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
     if case.rounds:
         timing = f"median of {_count(case.rounds // num_launches, 'round')}"
         timing += f" in each of {num_launches} launches" if num_launches > 1 else ""
-    works = (f"{c.model}, weights: {c.weights}, {c.dtype}; {c.workload}; {c.prompts}" for c in cases)
     lines = [
-        *dict.fromkeys(works),
+        *_works(cases),
         f"{where}; torch {case.torch}, {case.backend}; {timing}",
     ]
     lines += dict.fromkeys(filter(None, map(_how_verified, cases)))
@@ -122,6 +118,21 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
         lines.append(f"{_SHARED} shared: another run of gpt_parallel used the same devices, slower than alone")
     lines += [f"{NOT_REPEATABLE} {why}" for why in dict.fromkeys(c.why_not_repeatable for c in cases) if why]
     return [plain(line) for line in lines]
+
+
+def _works(cases: Sequence[CaseSummary]) -> list[str]:
+    """A sentence for each workload; those that differ in their batch size only share one."""
+    works: dict[tuple[str, ...], dict[int, str]] = {}
+    for case in cases:
+        works.setdefault(case.work, {})[case.batch_size] = case.workload
+    return [
+        f"{model}; {next(iter(sizes.values())) if len(sizes) == 1 else _batches(workload, sizes)}; {prompts}"
+        for (model, workload, prompts), sizes in works.items()
+    ]
+
+
+def _batches(workload: str, sizes: Iterable[int]) -> str:
+    return f"{workload}, batch {', '.join(map(str, sizes))}"
 
 
 def _how_verified(case: CaseSummary) -> str:

@@ -145,6 +145,12 @@ class CaseSummary(Frozen):
         return self
 
     @property
+    def work(self) -> tuple[str, ...]:
+        """Model, requests and prompts in words: what cases share that differ in their batch size only."""
+        workload = self.workload.removesuffix(f", batch {self.batch_size}")
+        return f"{self.model}, weights: {self.weights}, {self.dtype}", workload, self.prompts
+
+    @property
     def why_not_repeatable(self) -> str | None:
         """What a reader should know, and do, where timed rounds chose other tokens than the recorded pass."""
         if self.repeatable is not False:

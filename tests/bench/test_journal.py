@@ -1,4 +1,4 @@
-"""The matrix's journal: what survives what."""
+"""A session's journal: what survives what."""
 
 import json
 import os
@@ -6,27 +6,34 @@ import os
 import pytest
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.bench.journal import Finished, Header, Journal, JournalError
-from tests.support.factories import run_result, run_spec, summary
+from gpt_parallel.bench.journal import Finished, Header, Journal, JournalError, make_header
+from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.schema.model import ModelSpec
+from tests.support.factories import run_result, run_spec
 
 HEADER = Header(settings={"model": "gpt2-nano", "seed": 0}, machine={"hostname": "here"})
-PASSED = Finished(cell="a", outcome="passed", seconds=1.5, summary=summary())
-FAILED = Finished(cell="b", outcome="failed", reason="rank 1 failed")
+PASSED = Finished(case="a", outcome="passed")
+FAILED = Finished(case="b", outcome="failed", reason="rank 1 failed")
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "matrix.jsonl"
+    return tmp_path / "session.jsonl"
 
 
-def open_journal(path, header=HEADER, resume=False, force=False):
-    return Journal(path, header, resume=resume, force=force)
+def smoke(**given):
+    return make_settings("smoke", {"device": "cpu", "num_gpus": "1,2", **given})
 
 
-def interrupted(path, *cells):
+def open_journal(path, header=HEADER, resume=False):
+    return Journal(path, header, resume=resume, keep_as=path.with_name("previous.jsonl"))
+
+
+def interrupted(path, *cases):
     with open_journal(path) as journal:
-        for cell in cells:
-            journal.add(cell)
+        for case in cases:
+            journal.add(case)
 
 
 def test_what_was_added_is_found_again(path):
@@ -36,7 +43,7 @@ def test_what_was_added_is_found_again(path):
         assert journal.finished == {"a": PASSED, "b": FAILED}
 
 
-def test_each_cell_is_on_disk_before_the_next(path, monkeypatch):
+def test_each_case_is_on_disk_before_the_next(path, monkeypatch):
     synced = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), synced.append(path.read_bytes().count(b"\n"))))
@@ -45,10 +52,10 @@ def test_each_cell_is_on_disk_before_the_next(path, monkeypatch):
         journal.add(PASSED)
         journal.add(FAILED)
 
-    assert synced == [1, 1, 2, 3], "the header, its file's name, and the cells"
+    assert synced == [1, 1, 2, 3], "the header, its file's name, and the cases"
 
 
-@pytest.mark.parametrize("num_bytes", [1, 10, 100])
+@pytest.mark.parametrize("num_bytes", [1, 10, 60])
 def test_a_line_that_was_cut_off_is_dropped(path, num_bytes):
     interrupted(path, PASSED, FAILED)
     path.write_bytes(path.read_bytes()[:-num_bytes])
@@ -58,18 +65,18 @@ def test_a_line_that_was_cut_off_is_dropped(path, num_bytes):
         journal.add(FAILED)
 
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line.get("cell") for line in lines] == [None, "a", "b"]
+    assert [line.get("case") for line in lines] == [None, "a", "b"]
 
 
-def test_a_later_line_of_a_cell_counts(path):
+def test_a_later_line_of_a_case_counts(path):
     interrupted(path, FAILED, PASSED)
     with open_journal(path, resume=True) as journal:
-        journal.forget("failed")
+        journal.forget_failures()
         assert list(journal.finished) == ["a"]
-        journal.add(Finished(cell="b", outcome="skipped", reason="no GPU"))
+        journal.add(Finished(case="b", outcome="passed"))
 
     with open_journal(path, resume=True) as journal:
-        assert journal.finished["b"].outcome == "skipped"
+        assert journal.finished["b"].outcome == "passed"
 
 
 def test_an_unfinished_journal_can_be_put_aside(path):
@@ -91,14 +98,14 @@ def test_an_unfinished_journal_can_be_put_aside(path):
 def test_what_was_put_aside_stays_when_the_next_session_does_not_end_either(path, tmp_path):
     aside, kept = tmp_path / "previous.jsonl", []
     (tmp_path / "previous-2.jsonl").symlink_to(tmp_path / "nowhere")
-    for cell in (PASSED, FAILED, PASSED):
+    for case in (PASSED, FAILED, PASSED):
         with Journal(path, HEADER, resume=False, keep_as=aside) as journal:
             kept.append((journal.kept.name, journal.num_kept))
-            journal.add(cell)
+            journal.add(case)
 
-    assert kept == [("matrix.jsonl", 0), ("previous.jsonl", 1), ("previous-3.jsonl", 1)]
-    assert b'"cell": "a"' in aside.read_bytes()
-    assert b'"cell": "b"' in (tmp_path / "previous-3.jsonl").read_bytes()
+    assert kept == [("session.jsonl", 0), ("previous.jsonl", 1), ("previous-3.jsonl", 1)]
+    assert b'"case": "a"' in aside.read_bytes()
+    assert b'"case": "b"' in (tmp_path / "previous-3.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.rename(path.with_name("other"))])
@@ -130,7 +137,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
 
 def test_launches_come_back_as_they_were(path):
     result = run_result(run_spec())
-    interrupted(path, Finished(cell="c", outcome="passed", results=(result, result)))
+    interrupted(path, Finished(case="c", outcome="passed", results=(result, result)))
 
     with open_journal(path, resume=True) as journal:
         assert journal.finished["c"].results == (result, result)
@@ -143,21 +150,7 @@ def test_secrets_do_not_reach_the_journal(path, monkeypatch):
     assert "correct-horse" not in path.read_text()
 
 
-def test_an_interrupted_matrix_is_not_thrown_away(path):
-    interrupted(path, PASSED)
-    before = path.read_bytes()
-
-    with pytest.raises(
-        SpecError, match=r"of an interrupted matrix \(finished cells: 1\); go on with --resume, or start over"
-    ):
-        open_journal(path)
-
-    assert path.read_bytes() == before
-    with open_journal(path, force=True) as journal:
-        assert journal.finished == {}
-
-
-def test_a_finished_matrix_may_be_run_again(path):
+def test_a_finished_session_may_be_run_again(path):
     with open_journal(path) as journal:
         journal.add(PASSED)
         journal.end()
@@ -170,7 +163,7 @@ def test_resuming_nothing_starts(path):
     with open_journal(path, resume=True) as journal:
         assert journal.finished == {}
 
-    assert json.loads(path.read_text())["kind"] == "matrix"
+    assert json.loads(path.read_text())["kind"] == "session"
 
 
 @pytest.mark.parametrize(
@@ -191,11 +184,11 @@ def test_runs_that_do_not_belong_in_one_table_are_kept_apart(path, header, messa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"kind": "matrix"}\n', "settings: Field required"),
-        ('{"kind": "other"}\n', "is not a matrix journal"),
+        ('{"kind": "session"}\n', "settings: Field required"),
+        ('{"kind": "other"}\n', "is not a session journal"),
         ("[1]\n", ":1: not an object"),
         ("nonsense\n", ":1: not valid JSON"),
-        (HEADER.model_dump_json() + '\n{"kind": "cell", "cell": "a", "outcome": "great"}\n', "outcome = 'great'"),
+        (HEADER.model_dump_json() + '\n{"kind": "case", "case": "a", "outcome": "great"}\n', "outcome = 'great'"),
     ],
 )
 def test_files_that_cannot_be_resumed(path, content, message):
@@ -205,18 +198,16 @@ def test_files_that_cannot_be_resumed(path, content, message):
         open_journal(path, resume=True)
 
     assert path.read_text() == content
-    with open_journal(path, force=True):
-        pass
 
 
 @pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"somebody's notes, in one line", "is not a matrix journal"),
-        (b'{"kind": "other"}\n{"kind": "ce', "is not a matrix journal"),
-        (b'{"kind": "matrix"}\n{"a": 1, "a": 2}\n{"kind": "ce', ":2: .*key 'a' is there twice"),
-        (b'{"kind": "matrix"}\n' + b"[" * 2000 + b"]" * 2000 + b"\n", ":2: nested deeper"),
+        (b"somebody's notes, in one line", "is not a session journal"),
+        (b'{"kind": "other"}\n{"kind": "ce', "is not a session journal"),
+        (b'{"kind": "session"}\n{"a": 1, "a": 2}\n{"kind": "ce', ":2: .*key 'a' is there twice"),
+        (b'{"kind": "session"}\n' + b"[" * 2000 + b"]" * 2000 + b"\n", ":2: nested deeper"),
     ],
 )
 def test_a_file_that_is_refused_is_left_as_it_is_to_the_last_byte(path, content, message, resume):
@@ -256,15 +247,15 @@ def test_a_file_that_is_too_large_for_a_journal_is_not_read(path, monkeypatch):
     monkeypatch.setattr("gpt_parallel.bench.journal.MAX_BYTES", 100)
     path.write_bytes(b"x" * 101)
 
-    with pytest.raises(SpecError, match="larger than 100 bytes, the most that is read; --force starts over"):
+    with pytest.raises(SpecError, match="larger than 100 bytes, the most that is read; move it away, or"):
         open_journal(path, resume=True)
 
     assert path.stat().st_size == 101
 
 
 def test_two_writers_at_once_are_refused(path):
-    with open_journal(path), pytest.raises(SpecError, match="another matrix is writing it"):
-        open_journal(path, force=True)
+    with open_journal(path), pytest.raises(SpecError, match="another pytest session is writing it"):
+        open_journal(path)
 
 
 def test_a_journal_that_cannot_be_written(tmp_path):
@@ -288,3 +279,59 @@ def test_a_full_disk_keeps_what_was_there(path, monkeypatch):
         assert list(journal.finished) == ["a"]
         journal.add(FAILED)
     assert path.read_bytes().startswith(before), "half a line is no line"
+
+
+def test_a_prompts_file_that_changed_is_other_work(tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    headers = []
+    for text in ("one", "two"):
+        prompts.write_text(json.dumps({"prompt": text}))
+        headers.append(make_header(smoke(prompts=str(prompts))).settings)
+
+    assert headers[0] != headers[1]
+    with pytest.raises(SpecError, match=r"absent.jsonl: cannot be read"):
+        make_header(smoke(prompts="absent.jsonl"))
+
+
+@pytest.mark.timeout(20)
+def test_a_prompts_file_that_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "p.jsonl")
+
+    with pytest.raises(SpecError, match=r"p.jsonl: cannot be read \(is a named pipe"):
+        make_header(smoke(prompts=str(tmp_path / "p.jsonl")))
+
+
+def test_weights_that_changed_are_other_work(monkeypatch, tmp_path):
+    model = ModelSpec(
+        name="mine",
+        architecture=ARCHITECTURES["gpt2-nano"],
+        weights="checkpoint",
+        directory=str(tmp_path),
+        files=("a.safetensors", "b.safetensors"),
+    )
+    monkeypatch.setattr("gpt_parallel.bench.environment.resolve_model", lambda *given, offline: model)
+    for name in ("a.safetensors", "b.safetensors", "config.json", "README.md"):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, ns=(1, 1))
+    before = make_header(smoke()).settings
+    os.utime(tmp_path / "b.safetensors", ns=(1, 2))
+    os.utime(tmp_path / "README.md", ns=(1, 2))
+    after = make_header(smoke()).settings
+
+    assert {name for name in before if name.startswith("file ")} == {
+        *("file a.safetensors", "file b.safetensors", "file config.json")
+    }
+    assert before["file a.safetensors"] == "1 bytes of 1"
+    assert [name for name in after if before[name] != after[name]] == ["file b.safetensors"]
+
+
+def test_a_model_that_cannot_be_had_is_left_to_the_run_to_refuse():
+    assert make_header(smoke(model="nosuch")).settings["model"] == "nosuch"
+
+
+def test_a_variable_that_changes_figures_makes_other_runs(monkeypatch):
+    monkeypatch.delenv("OMP_PROC_BIND", raising=False)
+    before = make_header(smoke()).machine
+    monkeypatch.setenv("OMP_PROC_BIND", "close")
+
+    assert make_header(smoke()).machine == {**before, "OMP_PROC_BIND": "close"}

@@ -141,7 +141,7 @@ def test_a_configuration_file_is_enough(tmp_path):
     assert result.spec.workload.sampling.top_k == 50
     assert {len(output.tokens) for output in result.outputs} == {3}, "what the command line says wins"
     assert result.weights_origin == "random (seed 7)"
-    assert "note: run makes one launch; the 3 in the file are for matrix and pytest" in done.stderr
+    assert "note: run makes one launch; the 3 in the file are for pytest benchmarks" in done.stderr
 
 
 def test_classic_names_are_understood(tmp_path):

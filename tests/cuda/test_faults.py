@@ -20,7 +20,7 @@ def suite(fault=None, **given):
 
 
 def used_bytes():
-    with open_nvml() as nvml:
+    with open_nvml() as (nvml, _):
         return nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(cuda_devices()[0].uuid)).used
 
 

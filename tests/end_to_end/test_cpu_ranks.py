@@ -16,7 +16,7 @@ def run():
     """Python with the fake GPU, as a user would have it."""
 
     def run(*arguments, **variables):
-        theirs = environment(PYTHONPATH=str(ROOT / "tests" / "fake_gpu"), **variables)
+        theirs = environment(PYTHONPATH=str(ROOT / "tests" / "support" / "fake_gpu"), **variables)
         for name in (VISIBLE, USERS_OWN):
             if name not in variables:
                 theirs.pop(name, None)

@@ -93,8 +93,6 @@ def fast(words):
         return [program, "ab", "--help"]  # tests/bench/test_ab.py runs it
     if rest[0] == "run":
         return [*words, *SMALL_RUN, *(() if "--model" in rest else SMALL_WORK)]
-    if rest[0] == "matrix":
-        return [*words, *SMALL_RUN, "--num-gpus", "1"]
     if rest[:2] == ["data", "generate"]:
         return [*words, "--force"]
     return words

@@ -14,7 +14,6 @@ import pytest
 from gpt_parallel.bench.journal import Finished, Journal, make_header
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.pytest_plugin.session_keeper import SessionKeeper
-from gpt_parallel.report.saved_run import load_run
 from tests.support.factories import run_result, run_spec
 from tests.support.halting import SMOKE, benchmarks, halting, journal, report, run
 from tests.support.paths import ROOT
@@ -22,7 +21,7 @@ from tests.support.paths import ROOT
 ONE, TWO, FOUR = (f"test_generation[pure_data_parallel-{count}gpu]" for count in (1, 2, 4))
 RARE = ("connect", "load weights", "finish")
 PHASES = ("start", "connect", "load weights", "generate for verification", "round 1 of 1", "finish")
-CLI = "import sys; from tests import mutants; mutants.pytest_configure(); from gpt_parallel.cli import main; main()"
+CLI = "from tests.support import mutants; mutants.pytest_configure(); from gpt_parallel.cli import main; main()"
 CLI_SMOKE = ("--preset", "smoke", "--device", "cpu", "--num-iterations", "1", "--strategy", "pure_data_parallel")
 
 
@@ -132,25 +131,6 @@ def test_ctrl_c_in_the_reference_run(tmp_path):
     assert not (tmp_path / "r" / "benchmarks.json").exists()
 
 
-@pytest.mark.parametrize("phase", [pytest.param("load weights", marks=pytest.mark.slow), "round 1 of 1"])
-def test_ctrl_c_on_the_matrix(phase, tmp_path):
-    command = [sys.executable, "-c", CLI, "matrix", *CLI_SMOKE, "--output-dir", str(tmp_path / "r")]
-    with halting(command, f"2:{phase}", tmp_path) as session:
-        session.wait()
-        interrupt(session)
-        code, printed = session.end()
-
-    assert code == 130, printed
-    assert "1 of 3 cells are kept" in printed
-    assert "INCOMPLETE: interrupted; 2 of 3 cases were not reached." in printed
-    names, ours = report(tmp_path / "r")
-    assert names == ["pure_data_parallel-1gpu-batch2"]
-    assert ours["incomplete"] == "interrupted"
-    assert load_run(tmp_path / "r" / "benchmarks.json").failed == {
-        f"pure_data_parallel-{count}gpu-batch2": "not reached (interrupted)" for count in (2, 4)
-    }
-
-
 @pytest.mark.parametrize("phase", ["1:start", "2:generate for verification", "2:finish"])
 def test_ctrl_c_on_a_run(phase, tmp_path):
     command = [sys.executable, "-c", CLI, "run", *CLI_SMOKE, "--num-gpus", "2", "--output-dir", str(tmp_path / "r")]
@@ -204,7 +184,7 @@ def test_a_session_that_asks_for_something_else_is_not_gone_on_with(tmp_path):
     ("content", "message"),
     [
         (b"nonsense\n", "session.jsonl:1: not valid JSON"),
-        (b'{"kind": "matrix"}\n', "session.jsonl is not a session journal"),
+        (b'{"kind": "other"}\n', "session.jsonl is not a session journal"),
         (b'{"kind": "session", "schema_version": 1}\n', "session.jsonl:1: settings: Field required"),
     ],
 )
@@ -219,8 +199,8 @@ def test_a_malformed_journal_is_named_and_left_alone(content, message, tmp_path)
 
 
 def test_two_sessions_do_not_write_one_directory(tmp_path):
-    header = make_header("session", make_settings("smoke", {}))
-    with Journal(tmp_path / "session.jsonl", header, resume=False):
+    header = make_header(make_settings("smoke", {}))
+    with Journal(tmp_path / "session.jsonl", header, resume=False, keep_as=tmp_path / "kept.jsonl"):
         done = run(benchmarks(tmp_path, "-k", "1gpu"))
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
@@ -261,7 +241,7 @@ def test_a_case_that_is_other_work_now_is_launched_again(tmp_path):
     assert "which has 1 of 1 cases" in done.stdout
     assert "0 of 1 cases come from an earlier session" in done.stdout
     lines = (tmp_path / "reports/latest/session.jsonl").read_text().splitlines()
-    kept = [json.loads(line)["results"][0]["spec"]["mesh"] for line in lines if '"kind": "cell"' in line]
+    kept = [json.loads(line)["results"][0]["spec"]["mesh"] for line in lines if '"kind": "case"' in line]
     assert [mesh["tp"] for mesh in kept] == [1, 2], "the new one counts from now on"
 
 
@@ -273,8 +253,9 @@ def test_what_ranks_found_out_of_their_machine_makes_no_other_work(changes, is_s
     planned = run_spec()
     found = planned.model_copy(update={"execution": planned.execution.model_copy(update=changes)})
     settings = make_settings("smoke", {})
-    with Journal(tmp_path / "session.jsonl", make_header("session", settings), resume=False) as kept:
-        kept.add(Finished(cell="t.py::t", outcome="passed", results=(run_result(found),)))
+    path = tmp_path / "session.jsonl"
+    with Journal(path, make_header(settings), resume=False, keep_as=tmp_path / "kept.jsonl") as kept:
+        kept.add(Finished(case="t.py::t", outcome="passed", results=(run_result(found),)))
     keeper, case = SessionKeeper(settings, tmp_path), SimpleNamespace(nodeid="t.py::t", name="t")
     keeper.begin([case], resume=True)
 

@@ -153,7 +153,7 @@ def test_a_failed_run_s_logs_give_no_secret_away(planted, work, program):
     }[program]
     starter = work / "start.py"
     starter.write_text(
-        "from tests import mutants; mutants.pytest_configure()\nfrom gpt_parallel.cli import main; main()\n"
+        "from tests.support import mutants; mutants.pytest_configure()\nfrom gpt_parallel.cli import main; main()\n"
     )
     changes = {mutants.VARIABLE: mutants.print_environment_and_fail_with_a_token.__name__}
 

@@ -145,21 +145,6 @@ def test_a_run_on_a_full_disk_shows_its_figures_and_keeps_the_older_result(on_sm
     assert {path.name: path.read_text() for path in left.iterdir()} == {"result.previous.json": "older\n"}
 
 
-def test_a_matrix_on_a_full_disk_stops_at_the_cell_it_cannot_keep(on_small_disk):
-    command = [GPT_PARALLEL, "matrix", *CLI_SMOKE, "--num-gpus", "1,2", "--output-dir", "{disk}"]
-
-    done, left = on_small_disk("12k", older("report.md", "benchmarks.json"), shlex.join(command))
-
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "cannot be written any more (No space left on device); what it has is kept" in done.stderr
-    assert "INCOMPLETE: " in done.stdout
-    assert "the report cannot be written" in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    lines = [json.loads(line) for line in (left / "matrix.jsonl").read_text().splitlines()]
-    assert {line["outcome"] for line in lines[1:]} == {"passed"}
-    assert [(left / name).read_text() for name in ("report.md", "benchmarks.json")] == ["older\n"] * 2
-
-
 @pytest.mark.parametrize(("size", "remount"), [("64k", "true"), ("1m", "mount -o remount,ro {disk}")])
 def test_the_report_command_on_a_disk_that_takes_nothing(size, remount, on_small_disk, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(document(bench())))

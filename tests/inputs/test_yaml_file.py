@@ -175,7 +175,7 @@ def test_the_command_line_prints_what_it_would_run(write):
     run = CliRunner().invoke
 
     printed = run(app, ["run", "--config", str(path), "--max-length", "5", "--print-config"])
-    again = run(app, ["matrix", "--config", str(write(printed.stdout)), "--print-config"])
+    again = run(app, ["doctor", "--config", str(write(printed.stdout)), "--print-config"])
 
     assert printed.exit_code == again.exit_code == 0
     assert "  batch_size: 3\n" in printed.stdout

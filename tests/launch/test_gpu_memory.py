@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench import runner
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.engine.comm.collectives import Collectives
@@ -19,7 +20,7 @@ from gpt_parallel.engine.model.gpt2 import GPT2, Part
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
-from gpt_parallel.launch.gpu_memory import GpuMemoryError, check_gpu_memory, deal, needs
+from gpt_parallel.launch.gpu_memory import check_gpu_memory, deal, needs
 from gpt_parallel.launch.torch_build import TorchBuild
 from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
@@ -83,7 +84,7 @@ def check(spec, kind=JobKind.GENERATE):
 
 
 def refusal(spec):
-    with pytest.raises(GpuMemoryError) as refused:
+    with pytest.raises(SpecError) as refused:
         check(spec)
     (problem,) = refused.value.problems
     return problem
@@ -219,7 +220,7 @@ def test_memory_is_looked_at_when_the_devices_are_claimed_and_before_ranks_start
     suite = Suite(make_settings("xl", {"weights": "random", "dtype": "float32"}))
     spec = suite.spec("pure_data_parallel", 1)
 
-    with pytest.raises(GpuMemoryError, match=r"the single-device reference does not fit.* has 5\.0 of 24\.0 GiB free"):
+    with pytest.raises(SpecError, match=r"the single-device reference does not fit.* has 5\.0 of 24\.0 GiB free"):
         suite.run(spec)
 
     assert started == ["given back"]

@@ -105,3 +105,43 @@ def test_pareto_shows_how_far_launches_and_rounds_spread(pareto):
     lines = [path.vertices.tolist() for drawn in axes.collections for path in drawn.get_paths() if len(path) == 2]
     assert [[1.0, 90.0], [1.0, 110.0]] in [[pytest.approx(end) for end in line] for line in lines]
     assert [[100 / 110, 100.0], [100 / 90, 100.0]] in [[pytest.approx(end) for end in line] for line in lines]
+
+
+def sweep(**changes):
+    return [
+        case(strategy, count, 10.0 * size + count, batch_size=size, workload_sha256=f"{size:02}" * 32, **changes)
+        for size in (1, 4, 16)
+        for strategy, count in (("dp", 1), ("dp", 2), ("tp", 2))
+    ]
+
+
+def curves(chart):
+    """The x and y values of each curve that is not a key of the legend."""
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in chart.figure.axes[0].lines]
+
+
+def test_batch_sizes_have_a_curve_for_each_strategy_and_number_of_devices(saved):
+    *workloads, batches = draw_charts(saved("run", document(*sweep())))
+
+    assert len(workloads) == 3
+    assert names(batches) == ["throughput_by_batch_size", "tpot_by_batch_size"]
+    rates, times = map(curves, batches.charts)
+    assert [sizes for sizes, _ in rates] == [[1, 4, 16]] * 3
+    assert [values[-1] for _, values in rates] == [161.0, 162.0, 162.0]
+    assert len(times) == 3
+    keys = [text.get_text() for text in batches.charts[0].figure.legends[0].get_texts()]
+    assert keys == ["dp", "tp", "1 device", "2 devices"]
+
+
+def test_other_work_is_not_on_the_curves_over_batch_sizes(saved):
+    other = case("dp", 1, 9.0, batch_size=64, model="another", workload_sha256="ff" * 32)
+
+    *_, batches = draw_charts(saved("run", document(*sweep(), other)))
+
+    assert all(sizes == [1, 4, 16] for sizes, _ in curves(batches.charts[0]))
+
+
+def test_one_batch_size_has_no_curves(saved):
+    run = saved("run", document(case("dp", 1, 9.0), case("dp", 2, 18.0)))
+
+    assert not [name for chart_set in draw_charts(run) for name in names(chart_set) if "batch_size" in name]

@@ -96,7 +96,7 @@ def journal(directory):
     """The journal's cases in their order, as (name, outcome)."""
     lines = [json.loads(line) for line in (directory / "session.jsonl").read_text().splitlines()]
     assert lines[0]["kind"] == "session"
-    return [(line["cell"].rpartition("::")[2], line["outcome"]) for line in lines if line["kind"] == "cell"]
+    return [(line["case"].rpartition("::")[2], line["outcome"]) for line in lines if line["kind"] == "case"]
 
 
 def report(directory):

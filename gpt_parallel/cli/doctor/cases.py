@@ -5,10 +5,10 @@ from typing import Literal
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli.doctor.facts import Facts
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts, reason_to_skip
+from gpt_parallel.inputs.cases import PlannedCase, cases_of
+from gpt_parallel.inputs.execution import reason_to_skip
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.cost import gib, rank_bytes
-from gpt_parallel.layout.strategies import cases
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.run import RunSpec
 
@@ -18,19 +18,19 @@ class Feasibility(Frozen):
 
     strategy: str
     num_gpus: int
+    batch_size: int | None = None
     outcome: Literal["runs", "skipped", "fails"]
     reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return PlannedCase(self.strategy, self.num_gpus, self.batch_size).id
 
 
 def judge_cases(settings: Settings, facts: Facts) -> list[Feasibility]:
     """A verdict for every case of the job that `settings` describe. Raises SpecError where there are no cases."""
     suite = Suite(_on_this_disk(settings))
-    if settings.has_custom_mesh:
-        counts = settings.device_counts or (None,)
-        rows = [(CUSTOM, custom_mesh(settings, count).size) for count in counts]
-    else:
-        rows = cases(device_counts(settings), settings.strategies)
-    return [_judge(strategy, count, suite, facts) for strategy, count in rows]
+    return [_judge(case, suite, facts) for case in cases_of(settings)]
 
 
 def _on_this_disk(settings: Settings) -> Settings:
@@ -39,19 +39,21 @@ def _on_this_disk(settings: Settings) -> Settings:
     return settings.model_copy(update={"offline": True, "weights": weights})
 
 
-def _judge(strategy: str, num_gpus: int, suite: Suite, facts: Facts) -> Feasibility:
-    if reason := reason_to_skip(suite.settings, num_gpus):
-        return Feasibility(strategy=strategy, num_gpus=num_gpus, outcome="skipped", reason=reason)
+def _judge(case: PlannedCase, suite: Suite, facts: Facts) -> Feasibility:
+    def verdict(outcome: Literal["runs", "skipped", "fails"], reason: str | None = None) -> Feasibility:
+        return Feasibility(**case._asdict(), outcome=outcome, reason=reason or "")
+
+    if reason := reason_to_skip(suite.settings, case.num_gpus):
+        return verdict("skipped", reason)
     try:
-        spec = suite.spec(strategy, num_gpus)
+        spec = suite.spec(*case)
     except SpecError as error:
-        return Feasibility(strategy=strategy, num_gpus=num_gpus, outcome="fails", reason="; ".join(error.problems))
+        return verdict("fails", "; ".join(error.problems))
     reason = _why_too_large(spec, facts)
     if reason is None and suite.settings.verify:
         reason = _why_too_large(spec.single_device(), facts)
         reason = f"its single-device reference {reason} (--no-verify does without)" if reason else None
-    outcome: Literal["runs", "fails"] = "fails" if reason else "runs"
-    return Feasibility(strategy=strategy, num_gpus=num_gpus, outcome=outcome, reason=reason or "")
+    return verdict("fails" if reason else "runs", reason)
 
 
 def _why_too_large(spec: RunSpec, facts: Facts) -> str | None:

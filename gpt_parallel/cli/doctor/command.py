@@ -96,14 +96,17 @@ def _print(facts: Facts, cases: Sequence[Feasibility], findings: Sequence[Findin
     width = max((len(case.strategy) for case in cases), default=0)
     for case in cases:
         reason = f": {plain(case.reason)}" if case.reason else ""
-        console.print(f"  {case.strategy:{width}} {case.num_gpus:3}  {case.outcome}{reason}")
+        batch = "" if case.batch_size is None else f"  batch {case.batch_size}"
+        console.print(f"  {case.strategy:{width}} {case.num_gpus:3}{batch}  {case.outcome}{reason}")
     console.print("\nModels on this disk")
     for model in facts.models:
         missing = "not here" if model.has_weights else "no trained weights exist; random ones are used"
         console.print(f"  {model.name:12}  {plain(model.problem or model.directory or missing)}")
     problems = sum(finding.level == "problem" for finding in findings)
     can = "can run here." if not problems else f"cannot run here: {problems} problem(s), marked FAIL above."
-    console.print(f"\nThe job ({plain(redact(settings.model))}, batch {settings.batch_size}) {can}")
+    console.print(
+        f"\nThe job ({plain(redact(settings.model))}, batch {settings.batch_sizes or settings.batch_size}) {can}"
+    )
 
 
 def _indented(text: str) -> str:

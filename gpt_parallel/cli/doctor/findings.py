@@ -19,3 +19,19 @@ class Finding(Frozen):
 
 def can_run(findings: Sequence[Finding]) -> bool:
     return all(finding.level != "problem" for finding in findings)
+
+
+def ok(topic: str, text: str) -> Finding:
+    return Finding(topic=topic, level="ok", text=text)
+
+
+def note(topic: str, text: str) -> Finding:
+    return Finding(topic=topic, level="note", text=text)
+
+
+def warning(topic: str, text: str, remedy: str) -> Finding:
+    return Finding(topic=topic, level="warning", text=text, remedy=remedy)
+
+
+def problem(topic: str, text: str, remedy: str) -> Finding:
+    return Finding(topic=topic, level="problem", text=text, remedy=remedy)

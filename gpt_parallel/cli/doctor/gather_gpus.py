@@ -5,38 +5,41 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gpt_parallel.cli.doctor.facts import DriverFacts, GpuFacts, GpuProcess
-from gpt_parallel.launch.devices import select_visible
+from gpt_parallel.launch.devices import open_nvml, select_visible
 
 Value = TypeVar("Value")
 
 
 def gather_gpus() -> tuple[DriverFacts, tuple[GpuFacts, ...]]:
     """The driver and every GPU, those that CUDA_VISIBLE_DEVICES hides too."""
-    import pynvml
+    with open_nvml() as (nvml, error):
+        if nvml is None:
+            import pynvml
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        is_absent = isinstance(error, pynvml.NVMLError_LibraryNotFound)
-        return DriverFacts(error=str(error), is_absent=is_absent), ()
-    try:
-        cuda = _ask(pynvml, pynvml.nvmlSystemGetCudaDriverVersion)
-        driver = DriverFacts(
-            version=_ask(pynvml, pynvml.nvmlSystemGetDriverVersion),
-            cuda=(cuda // 1000, cuda % 1000 // 10) if cuda else None,
-        )
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-        visible = set(_visible(uuids))
-        gpus = [
-            _gather_one(pynvml, index, handle, uuid, uuid in visible)
-            for index, (handle, uuid) in enumerate(zip(handles, uuids, strict=True))
-        ]
-        return driver, tuple(gpus)
-    except pynvml.NVMLError as error:
-        return DriverFacts(error=str(error)), ()
-    finally:
-        pynvml.nvmlShutdown()
+            is_absent = isinstance(error, pynvml.NVMLError_LibraryNotFound)
+            return DriverFacts(error=str(error), is_absent=is_absent), ()
+        try:
+            return _gather_driver(nvml), _gather_all(nvml)
+        except nvml.NVMLError as error:
+            return DriverFacts(error=str(error)), ()
+
+
+def _gather_driver(nvml: Any) -> DriverFacts:
+    cuda = _ask(nvml, nvml.nvmlSystemGetCudaDriverVersion)
+    return DriverFacts(
+        version=_ask(nvml, nvml.nvmlSystemGetDriverVersion),
+        cuda=(cuda // 1000, cuda % 1000 // 10) if cuda else None,
+    )
+
+
+def _gather_all(nvml: Any) -> tuple[GpuFacts, ...]:
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
+    visible = set(_visible(uuids))
+    return tuple(
+        _gather_one(nvml, index, handle, uuid, uuid in visible)
+        for index, (handle, uuid) in enumerate(zip(handles, uuids, strict=True))
+    )
 
 
 def _visible(uuids: list[str]) -> list[str]:

@@ -88,7 +88,7 @@ class External:
                 launcher_process.has_ended(process, _LAST_WORDS_S)
             kept = keep_logs(ranks, run.spec, run.begin, launcher=launcher_process.printed(run.log))
             message = f"{error}{launcher_process.tail(run.log)}\n\n{kept}"
-            raise LaunchError(message, out_of_memory=error.out_of_memory) from error
+            raise LaunchError(message) from error
         finally:
             with uninterrupted():
                 for pending in pending_ranks:

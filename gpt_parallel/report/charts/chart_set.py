@@ -1,4 +1,4 @@
-"""The charts of a report, one set per workload, as figures and as files."""
+"""The charts of a report as figures and as files: one set per workload, and one over batch sizes."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from gpt_parallel.report.charts.bars import Data, breakdown, latency, looks, memory, throughput
+from gpt_parallel.report.charts.batch_sizes import throughput_by_batch_size, tpot_by_batch_size
 from gpt_parallel.report.charts.scaling import efficiency, scaling
 from gpt_parallel.report.charts.tradeoff import pareto
 from gpt_parallel.report.frame import single_device_cases
@@ -39,6 +40,11 @@ _PLOTS: dict[str, tuple[str, Callable[[Data], Figure | None]]] = {
     "memory": ("Memory", memory),
     "breakdown": ("Where the time goes", breakdown),
 }
+# The same of what is drawn over several batch sizes.
+_BATCH_PLOTS: dict[str, tuple[str, Callable[[Data], Figure | None]]] = {
+    "throughput_by_batch_size": ("Throughput by batch size", throughput_by_batch_size),
+    "tpot_by_batch_size": ("Time per output token by batch size", tpot_by_batch_size),
+}
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,17 @@ class Chart:
 
 @dataclass(frozen=True)
 class ChartSet:
-    """A workload's charts, and what they hold for."""
+    """Charts of one workload, or of one in several batch sizes, and what they hold for."""
 
     captions: list[str]
     charts: list[Chart]
 
 
 def draw_charts(run: SavedRun, width: float = WIDE) -> list[ChartSet]:
-    """The charts of each of the first `MOST_WORKLOADS` workloads, without those there is no data for."""
+    """The charts of each of the first `MOST_WORKLOADS` workloads, then those over batch sizes of the first.
+
+    Charts that there is no data for are left out.
+    """
     measured = [(case, case.summary) for case in run.cases if case.summary and case.summary.throughput_tok_s]
     workloads: dict[str, list[tuple[Case, CaseSummary]]] = {}
     for case, summary in measured:
@@ -68,14 +77,20 @@ def draw_charts(run: SavedRun, width: float = WIDE) -> list[ChartSet]:
     sets = []
     for number, (workload, rows) in enumerate(list(workloads.items())[:MOST_WORKLOADS], start=1):
         data = Data(rows, look, single.get(workload), width)
-        sets.append(ChartSet(captions([summary for _, summary in rows]), _draw(data, number)))
+        sets.append(ChartSet(captions([summary for _, summary in rows]), _draw(data, _PLOTS, number)))
+    rows = [row for rows in workloads.values() for row in rows]
+    rows = [row for row in rows if row[1].work == rows[0][1].work]
+    if len({summary.batch_size for _, summary in rows}) > 1:
+        sets.append(
+            ChartSet(captions([summary for _, summary in rows]), _draw(Data(rows, look, None, width), _BATCH_PLOTS, 1))
+        )
     return sets
 
 
-def _draw(data: Data, number: int) -> list[Chart]:
+def _draw(data: Data, plots: dict[str, tuple[str, Callable[[Data], Figure | None]]], number: int) -> list[Chart]:
     charts = []
     with _style():
-        for name, (title, plot) in _PLOTS.items():
+        for name, (title, plot) in plots.items():
             figure = plot(data)
             if figure is not None:
                 charts.append(Chart(name if number == 1 else f"{name}_{number}", title, figure))
@@ -85,7 +100,8 @@ def _draw(data: Data, number: int) -> list[Chart]:
 def file_names() -> list[str]:
     """All names under which charts are ever written."""
     numbers = ["", *(f"_{number}" for number in range(2, MOST_WORKLOADS + 1))]
-    return [f"{name}{number}.{kind}" for name in _PLOTS for number in numbers for kind in ("png", "svg")]
+    names = [*(f"{name}{number}" for name in _PLOTS for number in numbers), *_BATCH_PLOTS]
+    return [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
 
 
 def save(chart: Chart, kind: str, caption: Sequence[str] = ()) -> bytes:
