@@ -181,10 +181,11 @@ def write_checkpoint(job, directory):
     from safetensors.torch import save_file
 
     from gpt_parallel.engine.model.random_weights import random_tensor
+    from gpt_parallel.schema.families.registry import family_of, tensor_shapes
 
     shape, seed = job.spec.model.architecture, job.spec.model.seed
     directory.mkdir(parents=True)
-    tensors = {f"transformer.{name}": random_tensor(name, shape, seed) for name in shape.tensor_shapes}
+    tensors = {f"transformer.{name}": random_tensor(name, shape, seed) for name in tensor_shapes(shape)}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     config = {
         "model_type": "gpt2",
@@ -194,7 +195,7 @@ def write_checkpoint(job, directory):
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
-        **shape.model_dump(),
+        **family_of(shape).to_config(shape),
     }
     (directory / "config.json").write_text(json.dumps(config))
     names = {f"t{index}": index for index in range(shape.vocab_size)}

@@ -84,7 +84,7 @@ def test_baseline(gpt_suite, gpt_record, measured, engine, tmp_path_factory):
         tokens, run = found
         report = RankReport(
             **dict.fromkeys(("rank", "stage", "replica", "shard", "num_heads", "parameter_bytes"), 0),
-            layers=(0, spec.model.architecture.n_layer),
+            layers=(0, spec.model.architecture.num_layers),
             rounds=tuple(run.rounds),
             device_name=run.device_name,
             peak_memory_bytes=run.peak,

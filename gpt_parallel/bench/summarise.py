@@ -4,7 +4,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from statistics import fmean, median, quantiles
 
+from pydantic_core import to_json
+
 from gpt_parallel.bench.summarise_telemetry import summarise_readings
+from gpt_parallel.schema.families.registry import family_of
 from gpt_parallel.schema.result import RunResult
 from gpt_parallel.schema.summary import CaseSummary, LaunchFigures
 
@@ -134,7 +137,7 @@ def _workload_digest(result: RunResult) -> str:
     """Equal for runs whose throughputs may be compared: the same model, weights, requests, sampling and number type."""
     model = result.spec.model
     parts = (
-        model.architecture.model_dump_json(),
+        to_json(family_of(model.architecture).to_config(model.architecture)).decode(),
         model.weights,
         str(model.seed),
         result.spec.workload.model_dump_json(exclude={"source"}),

@@ -90,6 +90,7 @@ def _parts(spec: RunSpec, reference: Records) -> Iterator[str]:
         here / "bench" / "verification.py",
         here / "engine" / "model" / "random_weights.py",
         here / "schema" / "model.py",
+        *sorted((here / "schema" / "families").glob("*.py")),
     ]
     yield from map(_file_digest, code)
     if spec.model.weights == "checkpoint":

@@ -101,7 +101,7 @@ def validate(
 
 
 def _check_length(wanted: PromptSet, spec: ModelSpec) -> None:
-    total, limit = wanted.prompt_tokens + wanted.max_length, spec.architecture.n_positions
+    total, limit = wanted.prompt_tokens + wanted.max_length, spec.architecture.max_positions
     if total > limit:
         raise SpecError(
             f"{wanted.prompt_tokens} prompt + {wanted.max_length} new tokens = {total}, but {spec.name} has {limit} "

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gpt_parallel.engine.model.gpt2 import GPT2
+from gpt_parallel.engine.model.interface import DecoderPart
 from gpt_parallel.engine.rank import Rank
 from gpt_parallel.schema.fault import FaultSpec
 
@@ -57,7 +57,7 @@ class FaultyRank(Rank):
             yield
             self._forwards_left = 0
 
-    def _load(self) -> GPT2:
+    def _load(self) -> DecoderPart:
         model = super()._load()
         blocks = model.blocks
 

@@ -4,7 +4,6 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.records import changed_tokens, check_own_logits, token_records, tokens_by_request
 from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.engine.model.attention_kernel import kernels_of, noting_kernels
-from gpt_parallel.engine.model.gpt2 import GPT2, Part
-from gpt_parallel.engine.model.kv_cache import KVCache, Step
+from gpt_parallel.engine.model.families import build
+from gpt_parallel.engine.model.interface import DecoderPart, allocate_cache, num_bytes
+from gpt_parallel.engine.model.kv_cache import Step
 from gpt_parallel.engine.model.linear import choose_kernel
 from gpt_parallel.engine.model.weights import load
 from gpt_parallel.engine.pipe import StatusPipe
@@ -29,8 +29,7 @@ from gpt_parallel.engine.timing.stopwatch import Stopwatch, consume
 from gpt_parallel.engine.timing.telemetry import CpuMeter, peak_memory, read_telemetry
 from gpt_parallel.layout.batches import Batch, deal_lanes
 from gpt_parallel.layout.mesh import Mesh
-from gpt_parallel.layout.shards import Shard, shard_of
-from gpt_parallel.layout.stages import head_cost, head_passes, stage_layers
+from gpt_parallel.layout.part import Part, part_of
 from gpt_parallel.schema.result import RankReport, RoundReport, TokenRecord, TokenScore
 from gpt_parallel.schema.run import Request, RequestTokens, RunSpec
 from gpt_parallel.schema.telemetry import Breakdown, PeakRates
@@ -52,8 +51,8 @@ class Rank:
         part = self._model.part
         self._held: dict[str, Any] = {
             "layers": (part.layers.start, part.layers.stop),
-            "num_heads": part.num_heads,
-            "parameter_bytes": self._model.parameter_bytes,
+            "num_heads": len(part.heads),
+            "parameter_bytes": self._parameter_bytes,
             "linear": self._model.kernel,
         }
         self._sampler = Sampler(
@@ -65,25 +64,15 @@ class Rank:
             self._device,
         )
 
-    def _load(self) -> GPT2:
-        spec, mesh = self._spec, self._mesh
-        shape = spec.model.architecture
-        shard: Shard = shard_of(shape, mesh.sizes.tp, mesh.shard)
-        head = head_cost(shape) * head_passes(spec.workload, spec.execution)
-        part = Part(
-            layers=stage_layers(shape, mesh.sizes.pp, head)[mesh.stage],
-            num_heads=len(shard.heads),
-            num_mlp_columns=len(shard.mlp_columns),
-            vocabulary=shard.vocabulary,
-            has_embedding=mesh.is_first_stage,
-            has_head=mesh.is_last_stage,
-        )
+    def _load(self) -> DecoderPart:
+        spec = self._spec
         dtype = getattr(torch, spec.execution.dtype)
         reduce = self._collectives.all_reduce if self._collectives.reduces else None
-        model = GPT2(shape, part, dtype, self._device, reduce)
-        load(model, spec.model, shard)
-        whole_bytes = sum(map(prod, shape.tensor_shapes.values())) * dtype.itemsize  # one answer for all ranks
-        if choose_kernel(spec.execution.linear, whole_bytes, dtype, self._device) == "packed":
+        model = build(spec.model.architecture, part_of(spec, self._mesh), dtype, self._device, reduce)
+        load(model, spec.model)
+        self._parameter_bytes = num_bytes(model.parameters())
+        whole = Part.whole(spec.model.architecture).num_weights(spec.model.architecture)  # one answer for all ranks
+        if choose_kernel(spec.execution.linear, whole * dtype.itemsize, dtype, self._device) == "packed":
             model.pack()
         return model
 
@@ -170,7 +159,7 @@ class Rank:
 
     def _measure_peaks(self) -> PeakRates:
         """The last that a rank does: its model makes room for what is needed."""
-        size, dtype = self._model.parameter_bytes, self._model.dtype
+        size, dtype = self._parameter_bytes, self._model.dtype
         del self._model
         oversubscribed = self._spec.execution.oversubscribed
         return measure_peaks(size, dtype, self._device, self._collectives.barrier, oversubscribed=oversubscribed)
@@ -183,10 +172,9 @@ class Rank:
         return self._report(scores=tuple(scores))
 
     def _score_one(self, request: Request, chosen: tuple[int, ...], tolerance: float) -> TokenScore:
-        shape, part = self._model.shape, self._model.part
         ids = torch.tensor([[*request.prompt_ids, *chosen]], device=self._device)[:, :-1]
         length = ids.shape[1]
-        cache = KVCache(len(part.layers), 1, part.num_heads, length, shape.head_size, self._model.dtype, self._device)
+        cache = allocate_cache(self._model, 1, length)
         step = Step(decode=False, num_rows=1, window=length)
         x = self._model.blocks(self._model.embed(ids, step), cache, step)
         logits = self._model.head(x[len(request.prompt_ids) - 1 :])

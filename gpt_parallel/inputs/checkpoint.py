@@ -1,4 +1,4 @@
-"""Checks a Hugging Face GPT-2 directory without torch, so that a bad one is refused before any rank starts."""
+"""Checks a Hugging Face model directory without torch, so that a bad one is refused before any rank starts."""
 
 import os
 import stat
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from gpt_parallel.base.errors import SpecError, quoted, refuse, shorten
 from gpt_parallel.base.untrusted_files import kind, parse_json, read_whole
 from gpt_parallel.inputs.safetensors_file import ITEM_BYTES, StoredTensor, check_finite, read_header
+from gpt_parallel.schema.families.registry import FAMILIES, family_of, tensor_shapes
 from gpt_parallel.schema.model import Architecture
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -18,47 +19,38 @@ SINGLE_NAME = "model.safetensors"
 _PICKLED_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 16 << 20
-_UNSUPPORTED = {
-    # key in config.json: the only value this engine computes
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
-}
 
 
 class Checkpoint(NamedTuple):
-    """The safetensors files of a directory, and what their keys start with ('' or 'transformer.')."""
+    """The safetensors files of a directory, and the prefix of all their keys, which may be empty."""
 
     files: tuple[str, ...]
     key_prefix: str
 
 
 def read_architecture(directory: Path) -> Architecture:
-    """The architecture in `config.json`; SpecError if it is missing, malformed or not a plain GPT-2."""
+    """The architecture in `config.json`; SpecError if it is missing, malformed or not one of the known families."""
     path = directory / "config.json"
     config = _read_json(path, _MAX_CONFIG_BYTES, "model configuration")
     if config.get("auto_map"):
         raise SpecError(
             f"{path}: auto_map names Python code that comes with the model; such code is never run "
-            "(remove auto_map if the weights are a plain GPT-2's)"
+            "(remove auto_map if the model is one of transformers' own)"
         )
-    if config.get("model_type") != "gpt2":
-        raise SpecError(f"{path}: model_type is {quoted(config.get('model_type'))}; only 'gpt2' models can be run")
-    for key, supported in _UNSUPPORTED.items():
-        if config.get(key, supported) != supported:
-            raise SpecError(f"{path}: {key} = {quoted(config[key])} is not supported; only {supported!r} is")
-    fields = {name: config[name] for name in Architecture.model_fields if config.get(name) is not None}
-    if "n_embd" in fields and "n_inner" not in fields and isinstance(fields["n_embd"], int):
-        fields["n_inner"] = 4 * fields["n_embd"]
+    kind = config.get("model_type")
+    family = next((family for family in FAMILIES.values() if kind in list(family.model_types)), None)
+    if family is None:
+        known = " and ".join(repr(name) for family in FAMILIES.values() for name in sorted(family.model_types))
+        raise SpecError(f"{path}: model_type is {quoted(kind)}; only {known} models can be run")
     try:
-        return Architecture.model_validate(fields)
+        return family.from_config(config)
+    except SpecError as error:
+        raise SpecError([f"{path}: {problem}" for problem in error.problems]) from error
     except ValidationError as error:
         raise SpecError.from_validation(error, prefix=f"{path}: ") from error
 
 
-def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
+def inspect_checkpoint(directory: Path, architecture: Architecture) -> Checkpoint:
     """Find and check the weights: every tensor there once, of the right shape, wholly inside its file, and finite."""
     files = weight_files(directory)
     found: dict[str, StoredTensor] = {}
@@ -67,9 +59,11 @@ def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
             if name in found:
                 raise SpecError(f"{path}: tensor {quoted(name)} is in {found[name].path.name} too")
             found[name] = tensor
-    prefix = "transformer." if "transformer.wte.weight" in found else ""
+    shapes = tensor_shapes(architecture)
+    longer = family_of(architecture).key_prefix
+    prefix = longer if any(longer + name in found for name in shapes) else ""
     problems = []
-    for name, expected in shape.tensor_shapes.items():
+    for name, expected in shapes.items():
         stored = found.get(prefix + name)
         if stored is None:
             problems.append(f"{directory}: tensor {name!r} is missing from {_listed([path.name for path in files])}")
@@ -83,7 +77,7 @@ def inspect_checkpoint(directory: Path, shape: Architecture) -> Checkpoint:
                 f"{stored.path}: tensor {name!r} has dtype {stored.dtype}; allowed: {', '.join(ITEM_BYTES)}"
             )
     refuse(problems)
-    used = [found[prefix + name] for name in shape.tensor_shapes]
+    used = [found[prefix + name] for name in shapes]
     for path in files:
         check_finite(path, [tensor for tensor in used if tensor.path == path])
     return Checkpoint(tuple(path.name for path in files), prefix)

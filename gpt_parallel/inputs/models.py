@@ -13,14 +13,17 @@ from gpt_parallel.schema.model import Architecture, ModelSpec
 Weights = Literal["checkpoint", "random", "auto"]
 
 
-def _gpt2(n_layer: int, n_head: int, n_embd: int, vocab_size: int = 50257, n_positions: int = 1024) -> Architecture:
-    return Architecture(
-        n_layer=n_layer,
-        n_head=n_head,
-        n_embd=n_embd,
-        n_inner=4 * n_embd,
-        vocab_size=vocab_size,
-        n_positions=n_positions,
+def _gpt2(
+    num_layers: int, num_heads: int, hidden_size: int, vocab_size: int = 50257, max_positions: int = 1024
+) -> Architecture:
+    return Architecture.model_validate(
+        {
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "hidden_size": hidden_size,
+            "vocab_size": vocab_size,
+            "max_positions": max_positions,
+        }
     )
 
 
@@ -31,7 +34,7 @@ ARCHITECTURES = {
     "gpt2-large": _gpt2(36, 20, 1280),
     "gpt2-xl": _gpt2(48, 25, 1600),
     "distilgpt2": _gpt2(6, 12, 768),
-    "gpt2-nano": _gpt2(4, 5, 160, vocab_size=4096, n_positions=256),
+    "gpt2-nano": _gpt2(4, 5, 160, vocab_size=4096, max_positions=256),
 }
 # Repositories a known name may have been downloaded from, the current one first. gpt2-nano has no weights.
 _REPOSITORIES: dict[str, tuple[str, ...]] = {

@@ -21,7 +21,7 @@ _TOKENS_PER_PASS = 4096
 
 def judge(job: Job, pipe: StatusPipe) -> RankReport:
     """What transformers thinks of each of `job.tokens_to_score`, in their order."""
-    execution, num_layers = job.spec.execution, job.spec.model.architecture.n_layer
+    execution, num_layers = job.spec.execution, job.spec.model.architecture.num_layers
     torch.set_num_threads(execution.cores_per_rank)
     torch.set_float32_matmul_precision("highest")
     device = torch.device(execution.device)

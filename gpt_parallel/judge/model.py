@@ -10,6 +10,7 @@ from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
 from gpt_parallel.engine.model.random_weights import random_tensor
+from gpt_parallel.schema.families.registry import family_of, tensor_shapes
 from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.run import Dtype
 
@@ -17,7 +18,7 @@ from gpt_parallel.schema.run import Dtype
 def load_model(spec: ModelSpec, dtype: Dtype, device: torch.device) -> Any:
     """Weights are rounded to `dtype` once; all that is computed of them is float32, so only the run rounds more."""
     common: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-    config = GPT2Config(**spec.architecture.model_dump(), bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(**family_of(spec.architecture).to_config(spec.architecture), bos_token_id=0, eos_token_id=0)
     tensors = {f"transformer.{name}": tensor for name, tensor in _tensors(spec).items()}
     model = GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=tensors, **common)
     for parameter in model.parameters():
@@ -29,7 +30,7 @@ def load_model(spec: ModelSpec, dtype: Dtype, device: torch.device) -> Any:
 
 def _tensors(spec: ModelSpec) -> dict[str, Tensor]:
     """The run's weights, whole, by Hugging Face's names: those of its very files, or seeded ones."""
-    names = spec.architecture.tensor_shapes
+    names = tensor_shapes(spec.architecture)
     if spec.weights == "random":
         return {name: random_tensor(name, spec.architecture, spec.seed) for name in names}
     assert spec.directory is not None

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.launch.devices import cuda_devices, open_nvml
+from gpt_parallel.layout.batches import Batch, deal_lanes
 from gpt_parallel.layout.cost import gib
 from gpt_parallel.layout.mesh import Mesh
-from gpt_parallel.layout.shards import Shard, shard_of
-from gpt_parallel.layout.stages import head_cost, head_passes, stage_layers
+from gpt_parallel.layout.part import Part, part_of
 from gpt_parallel.layout.strategies import STRATEGIES
 from gpt_parallel.schema.model import Architecture
-from gpt_parallel.schema.run import Job, JobKind, Request, RunSpec
+from gpt_parallel.schema.run import Job, JobKind, RunSpec
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONTEXT_BYTES = 200 << 20
@@ -26,8 +26,6 @@ _CUBLAS_BYTES = 8 << 20
 _NCCL_BYTES = 4 << 20
 _ADVICE_SLACK = 1.1  # what is advised has to fit by more than the least that is certain
 _MAX_NAMED = 4
-
-Batch = tuple[Request, ...]
 
 
 class Gpu(NamedTuple):
@@ -83,70 +81,33 @@ def needs(spec: RunSpec) -> list[Need]:
     - cuBLAS's work space in torch: 8 MiB, and 32 on Hopper (CUBLAS_WORKSPACE_CONFIG in torch's notes on CUDA);
     - NCCL: one buffer of 4 MiB (the default of NCCL_BUFFSIZE in its manual) for each communicator; there are more.
     """
-    shape, mesh = spec.model.architecture, spec.mesh
-    head = head_cost(shape) * head_passes(spec.workload, spec.execution)
-    stages = stage_layers(shape, mesh.pp, head)
-    shards = [shard_of(shape, mesh.tp, index) for index in range(mesh.tp)]
-    replicas = deal(spec)
-    item = _ITEM_BYTES[spec.execution.dtype]
+    architecture, item = spec.model.architecture, _ITEM_BYTES[spec.execution.dtype]
     found = []
-    for rank in range(mesh.size):
-        place = Mesh(mesh, rank)
-        layers, shard, lanes = stages[place.stage], shards[place.shard], replicas[place.replica]
-        row = 2 * len(layers) * len(shard.heads) * shape.head_size
-        cache = row * sum(_widest(lane) * min(_longest(lane), shape.n_positions) for lane in lanes)
-        rest = max((_work_bytes(batch, shape, place, shard, item) for lane in lanes for batch in lane), default=0)
-        weights = _num_weights(shape, place, len(layers), shard)
+    for rank in range(spec.mesh.size):
+        place = Mesh(spec.mesh, rank)
+        part, lanes = part_of(spec, place), deal_lanes(spec.workload, place)
+        row = 2 * len(part.layers) * len(part.kv_heads) * architecture.head_size
+        cache = row * sum(_widest(lane) * min(_longest(lane), architecture.max_positions) for lane in lanes)
+        rest = max((_work_bytes(batch, architecture, part, item) for lane in lanes for batch in lane), default=0)
+        weights = part.num_weights(architecture)
         found.append(Need(item * weights, item * cache, rest + _library_bytes(spec)))
     return found
 
 
-def deal(spec: RunSpec) -> list[list[list[Batch]]]:
-    """Each replica's lanes of batches, as `deal_lanes` of the engine, which needs torch, deals them."""
-    requests, size, mesh = spec.workload.requests, spec.workload.batch_size, spec.mesh
-    batches = _split([requests[start : start + size] for start in range(0, len(requests), size)], mesh.dp)
-    replicas = [_split(batches[replica :: mesh.dp], mesh.pp) for replica in range(mesh.dp)]
-    return [[own[lane :: mesh.pp] for lane in range(min(mesh.pp, len(own)))] for own in replicas]
-
-
-def _split(batches: list[Batch], count: int) -> list[Batch]:
-    """At least `count` batches while there are rows to give, by halving the widest."""
-    batches = list(batches)
-    while 0 < len(batches) < count and max(map(len, batches)) > 1:
-        widest = max(range(len(batches)), key=lambda index: len(batches[index]))
-        middle = (len(batches[widest]) + 1) // 2
-        batches[widest : widest + 1] = [batches[widest][:middle], batches[widest][middle:]]
-    return batches
-
-
 def _widest(lane: Sequence[Batch]) -> int:
-    return max(map(len, lane))
+    return max(len(batch.requests) for batch in lane)
 
 
 def _longest(lane: Sequence[Batch]) -> int:
-    return max(_prompt_length(batch) + max(request.max_new_tokens for request in batch) for batch in lane)
+    return max(batch.prompt_length + batch.num_steps for batch in lane)
 
 
-def _prompt_length(batch: Batch) -> int:
-    return max(len(request.prompt_ids) for request in batch)
-
-
-def _num_weights(shape: Architecture, place: Mesh, num_layers: int, shard: Shard) -> int:
-    """Of every layer its shard, norms and the biases behind a reduction whole; of tables what its stage needs."""
-    width, heads, columns = shape.n_embd, len(shard.heads) * shape.head_size, len(shard.mlp_columns)
-    count = num_layers * (4 * width * heads + 3 * heads + 2 * width * columns + columns + 6 * width)
-    if place.is_first_stage:
-        count += (shape.vocab_size + shape.n_positions) * width
-    if place.is_last_stage:
-        count += 2 * width + (0 if place.is_first_stage else len(shard.vocabulary) * width)
-    return count
-
-
-def _work_bytes(batch: Batch, shape: Architecture, place: Mesh, shard: Shard, item: int) -> int:
-    rows, width = len(batch) * _prompt_length(batch), shape.n_embd
-    heads, columns = len(shard.heads) * shape.head_size, len(shard.mlp_columns)
-    layer = item * rows * max(3 * width + 2 * columns, 2 * width + 4 * heads)
-    head = item * rows * width + 8 * len(batch) * len(shard.vocabulary) if place.is_last_stage else 0
+def _work_bytes(batch: Batch, architecture: Architecture, part: Part, item: int) -> int:
+    num_rows, width = len(batch.requests), architecture.hidden_size
+    tokens = num_rows * batch.prompt_length
+    heads = (len(part.heads) + len(part.kv_heads)) * architecture.head_size
+    layer = item * tokens * max(3 * width + 2 * len(part.mlp_columns), 2 * width + 2 * heads)
+    head = item * tokens * width + 8 * num_rows * len(part.vocabulary) if part.has_head else 0
     return max(layer, head)
 
 

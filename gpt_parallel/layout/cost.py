@@ -4,9 +4,9 @@ Both are of the work that any engine has to do, so padding and idling rows lower
 """
 
 from collections.abc import Sequence
-from math import prod
 from statistics import fmean
 
+from gpt_parallel.layout.part import Part
 from gpt_parallel.schema.result import RankReport
 from gpt_parallel.schema.run import RunSpec, WorkloadSpec
 
@@ -30,15 +30,16 @@ def bytes_per_step(spec: RunSpec, rank: RankReport) -> float:
 
     Of the embedding and position tables a step reads a few rows, which are not counted; a tied head is.
     """
-    shape = spec.model.architecture
+    architecture = spec.model.architecture
     item = _ITEM_BYTES[spec.execution.dtype]
     weights = rank.parameter_bytes
     if rank.stage == 0:
-        weights -= item * shape.n_embd * (shape.vocab_size + shape.n_positions)
-        if spec.mesh.pp == 1:  # the head is a part of one of the tables
-            weights += item * shape.n_embd * shape.vocab_size // spec.mesh.tp
+        weights -= item * architecture.embedding_weights
+        if spec.mesh.pp == 1 and architecture.tied_head:  # the head is a part of one of the tables
+            weights += item * architecture.hidden_size * architecture.vocab_size // spec.mesh.tp
     layers = rank.layers[1] - rank.layers[0]
-    row = 2 * item * mean_window(spec.workload) * rank.num_heads * shape.head_size * layers
+    kv_heads = rank.num_heads * architecture.num_kv_heads // architecture.num_heads
+    row = 2 * item * mean_window(spec.workload) * kv_heads * architecture.head_size * layers
     return weights + rows_per_lane(spec) * row
 
 
@@ -50,18 +51,19 @@ def mean_window(workload: WorkloadSpec) -> float:
 def flop_per_round(spec: RunSpec) -> float:
     """Operations of one pass over all requests, two for each weight and token, and those of attention.
 
-    A token goes through 4·D² + 2·D·F weights in each layer (D n_embd, F n_inner) and attends with 4·D operations to
-    each token up to itself. The head's V·D weights see only the tokens before a sampled one. The last sampled token
+    A token goes through every block's weights and attends with 4·H·d operations in each layer (H query heads of size d)
+    to each token up to itself. The head's V·D weights see only the tokens before a sampled one. The last sampled token
     goes nowhere.
     """
-    shape = spec.model.architecture
-    block_weights = shape.n_layer * (4 * shape.n_embd**2 + 2 * shape.n_embd * shape.n_inner)
+    architecture = spec.model.architecture
+    block_weights = architecture.num_layers * architecture.block_weights
+    attention_width = architecture.num_heads * architecture.head_size
     total = 0.0
     for request in spec.workload.requests:
         tokens = len(request.prompt_ids) + request.max_new_tokens - 1
         attended = tokens * (tokens + 1) / 2
-        total += 2 * block_weights * tokens + 4 * shape.n_embd * shape.n_layer * attended
-        total += 2 * shape.vocab_size * shape.n_embd * request.max_new_tokens
+        total += 2 * block_weights * tokens + 4 * attention_width * architecture.num_layers * attended
+        total += 2 * architecture.vocab_size * architecture.hidden_size * request.max_new_tokens
     return total
 
 
@@ -78,13 +80,14 @@ def rank_bytes(spec: RunSpec) -> int:
 
     A rank of one stage keeps the embedding beside its share of the layers; on a CPU the head is packed into a copy.
     """
-    shape, mesh, execution = spec.model.architecture, spec.mesh, spec.execution
-    tables = (shape.vocab_size + shape.n_positions) * shape.n_embd
-    head = shape.vocab_size * shape.n_embd // mesh.tp
-    layers = sum(prod(dimensions) for dimensions in shape.tensor_shapes.values()) - tables
+    architecture, mesh, execution = spec.model.architecture, spec.mesh, spec.execution
+    tables = architecture.embedding_weights
+    head = architecture.vocab_size * architecture.hidden_size // mesh.tp
+    layers = Part.whole(architecture).num_weights(architecture) - tables
     window = max(request.total_tokens for request in spec.workload.requests)
     rows = min(spec.workload.batch_size * mesh.pp, len(spec.workload.requests))
-    cache = 2 * rows * window * shape.n_embd * shape.n_layer // (mesh.pp * mesh.tp)
+    kv_width = architecture.num_kv_heads * architecture.head_size
+    cache = 2 * rows * window * kv_width * architecture.num_layers // (mesh.pp * mesh.tp)
     count = layers // (mesh.pp * mesh.tp) + tables + (head if execution.device == "cpu" else 0) + cache
     return count * _ITEM_BYTES[execution.dtype] + _PROCESS_BYTES[execution.device]
 

@@ -1,5 +1,6 @@
 """Cutting a model's layers into pipeline stages of equal work, the language-model head counted."""
 
+from gpt_parallel.layout.shards import deal
 from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import ExecutionSpec, WorkloadSpec
 
@@ -9,9 +10,9 @@ _ROWS_PER_READING = {("cpu", "float32"): 20, ("cpu", "bfloat16"): 80, ("cpu", "f
 _ROWS_PER_READING_CUDA = 300
 
 
-def head_cost(shape: Architecture) -> float:
-    """The head's weights in units of one block's: V·D / (4·D² + 2·D·n_inner). 5.45 for gpt2, 2.62 for gpt2-xl."""
-    return shape.vocab_size / (4 * shape.n_embd + 2 * shape.n_inner)
+def head_cost(architecture: Architecture) -> float:
+    """The head's weights in units of one block's. 5.45 for gpt2, 2.62 for gpt2-xl."""
+    return architecture.vocab_size * architecture.hidden_size / architecture.block_weights
 
 
 def head_passes(workload: WorkloadSpec, execution: ExecutionSpec) -> float:
@@ -31,19 +32,19 @@ def head_passes(workload: WorkloadSpec, execution: ExecutionSpec) -> float:
     return head / blocks
 
 
-def stage_layers(shape: Architecture, pp_size: int, head: float | None = None) -> list[range]:
+def stage_layers(architecture: Architecture, pp_size: int, head: float | None = None) -> list[range]:
     """The layers of each stage, chosen so that the heaviest stage is as light as possible.
 
     The embedding is a look-up and costs nothing. The last stage holds the head, which weighs `head` blocks (unset: as
     in decoding), and may have no block at all. Among equally good partitions the most even one is taken.
     """
     if pp_size == 1:
-        return [range(shape.n_layer)]
-    head_weight = head_cost(shape) if head is None else head
+        return [range(architecture.num_layers)]
+    head_weight = head_cost(architecture) if head is None else head
     candidates = [
-        [*_even(shape.n_layer - last, pp_size - 1), last]
-        for last in range(shape.n_layer + 1)
-        if shape.n_layer - last >= pp_size - 1
+        [*deal(architecture.num_layers - last, pp_size - 1), last]
+        for last in range(architecture.num_layers + 1)
+        if architecture.num_layers - last >= pp_size - 1
     ]
 
     def weights(counts: list[int]) -> list[float]:
@@ -52,7 +53,3 @@ def stage_layers(shape: Architecture, pp_size: int, head: float | None = None) -
     best = min(candidates, key=lambda counts: (max(weights(counts)), sum(w * w for w in weights(counts))))
     starts = [sum(best[:stage]) for stage in range(pp_size)]
     return [range(start, start + count) for start, count in zip(starts, best, strict=True)]
-
-
-def _even(total: int, parts: int) -> list[int]:
-    return [total // parts + (part < total % parts) for part in range(parts)]

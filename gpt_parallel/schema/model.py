@@ -1,76 +1,102 @@
-"""Which model a run uses: its shape, and where its weights come from."""
+"""Which model a run uses: its sizes in one vocabulary for all families, and where its weights come from."""
 
-from functools import cached_property
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
 from gpt_parallel.base.errors import quoted
+from gpt_parallel.schema.families.names import in_our_names
 from gpt_parallel.schema.frozen import Frozen, Text
 
 # Beyond these a configuration is a mistake or an attack: tables of names and shapes are made before any weight is seen.
-_Size = Annotated[int, Field(strict=True, gt=0, le=2**24)]
+Size = Annotated[int, Field(strict=True, gt=0, le=2**24)]
 _MAX_PARAMETERS = 2**40
 
 
 class Architecture(Frozen):
-    """A GPT-2's shape, with Hugging Face's field names."""
+    """A decoder's sizes.
 
-    n_layer: Annotated[int, Field(strict=True, gt=0, le=10_000)]
-    n_head: _Size
-    n_embd: _Size
-    n_inner: _Size
-    vocab_size: _Size
-    n_positions: _Size
-    layer_norm_epsilon: Annotated[float, Field(strict=True, gt=0, le=1)] = 1e-5
-    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"] = "gelu_new"
+    `num_kv_heads` defaults to `num_heads`, `head_size` to `hidden_size` ÷ `num_heads`, `mlp_size` to 4 · `hidden_size`.
+    A family's own configuration names (GPT-2's `n_embd` and the like) are understood as well, as results of earlier
+    versions have them.
+    """
+
+    family: Literal["gpt2"] = "gpt2"
+    num_layers: Annotated[int, Field(strict=True, gt=0, le=10_000)]
+    hidden_size: Size
+    num_heads: Size
+    num_kv_heads: Size
+    head_size: Size
+    mlp_size: Size
+    vocab_size: Size
+    max_positions: Size
+    norm_epsilon: Annotated[float, Field(strict=True, gt=0, le=1)] = 1e-5
+    activation: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"] = "gelu_new"
+    tied_head: bool = True
+
+    @validate_model(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        fields = in_our_names(given)
+        hidden, heads = fields.get("hidden_size"), fields.get("num_heads")
+        if heads is not None:
+            fields.setdefault("num_kv_heads", heads)
+        if type(hidden) is int:
+            fields.setdefault("mlp_size", 4 * hidden)
+            if type(heads) is int and heads > 0 and "head_size" not in fields:
+                if hidden % heads:
+                    raise ValueError(f"hidden_size {quoted(hidden)} is not a multiple of num_heads {quoted(heads)}")
+                fields["head_size"] = hidden // heads
+        return fields
 
     @validate_model(mode="after")
     def _is_possible(self) -> Self:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if self.num_parameters > _MAX_PARAMETERS:
+        plain = self.num_kv_heads == self.num_heads and self.num_heads * self.head_size == self.hidden_size
+        if self.family == "gpt2" and not (plain and self.tied_head):
             raise ValueError(
-                f"n_layer {self.n_layer}, n_embd {self.n_embd}, n_inner {self.n_inner}, vocab_size {self.vocab_size} "
-                f"and n_positions {self.n_positions} make {self.num_parameters:.2e} parameters; allowed: at most "
-                f"{_MAX_PARAMETERS:.2e}"
+                "a GPT-2 has as many key and value heads as query heads, of hidden_size ÷ num_heads each, and a tied "
+                "head"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.num_weights > _MAX_PARAMETERS:
+            raise ValueError(
+                f"{self.num_layers} layers, hidden_size {self.hidden_size}, mlp_size {self.mlp_size}, vocab_size "
+                f"{self.vocab_size} and {self.max_positions} positions make {self.num_weights:.2e} weights; allowed: "
+                f"at most {_MAX_PARAMETERS:.2e}"
             )
         return self
 
     @property
-    def num_parameters(self) -> int:
-        width, inner = self.n_embd, self.n_inner
-        block = 4 * width * width + 2 * width * inner + inner + 9 * width
-        return self.n_layer * block + (self.vocab_size + self.n_positions + 2) * width
+    def kv_group_weights(self) -> int:
+        """Weights of a key and value head with its query heads: rows of Q, K and V, columns of the projection."""
+        return (2 * (self.num_heads // self.num_kv_heads) + 2) * self.head_size * self.hidden_size
 
     @property
-    def head_size(self) -> int:
-        return self.n_embd // self.n_head
+    def mlp_column_weights(self) -> int:
+        """Weights of one of the MLP's inner columns: a row of each matrix into it, a column of the one out of it."""
+        return 2 * self.hidden_size
 
-    @cached_property
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Hugging Face's GPT-2 tensors, by name without prefix."""
-        width, inner = self.n_embd, self.n_inner
-        tensors: dict[str, tuple[int, ...]] = {
-            "wte.weight": (self.vocab_size, width),
-            "wpe.weight": (self.n_positions, width),
-            "ln_f.weight": (width,),
-            "ln_f.bias": (width,),
-        }
-        for layer in range(self.n_layer):
-            for name in ("ln_1", "ln_2"):
-                tensors[f"h.{layer}.{name}.weight"] = tensors[f"h.{layer}.{name}.bias"] = (width,)
-            for name, rows, columns in (
-                ("attn.c_attn", width, 3 * width),
-                ("attn.c_proj", width, width),
-                ("mlp.c_fc", width, inner),
-                ("mlp.c_proj", inner, width),
-            ):
-                tensors[f"h.{layer}.{name}.weight"] = (rows, columns)
-                tensors[f"h.{layer}.{name}.bias"] = (columns,)
-        return tensors
+    @property
+    def block_weights(self) -> int:
+        """Weights of one block's matrices, which are all that takes time. 4·D² + 2·D·F for GPT-2."""
+        return self.num_kv_heads * self.kv_group_weights + self.mlp_size * self.mlp_column_weights
+
+    @property
+    def embedding_weights(self) -> int:
+        """Weights of the tables that a first stage looks up: a row for each token, and for each learned position."""
+        return (self.vocab_size + self.max_positions) * self.hidden_size
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of all matrices and tables; the few of norms and biases are not counted."""
+        head = 0 if self.tied_head else self.vocab_size * self.hidden_size
+        return self.num_layers * self.block_weights + self.embedding_weights + head
 
 
 class ModelSpec(Frozen):

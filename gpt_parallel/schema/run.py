@@ -196,15 +196,16 @@ def _mesh_problems(mesh: MeshSpec, model: ModelSpec) -> list[str]:
     problems = []
     if mesh.size > MAX_RANKS:
         problems.append(f"a mesh of {quoted(mesh.size)} ranks is too large; allowed: 1 to {MAX_RANKS}")
-    if mesh.tp > shape.n_head:
+    heads = "attention heads" if shape.num_kv_heads == shape.num_heads else "key and value heads"
+    if mesh.tp > shape.num_kv_heads:
         problems.append(
-            f"tensor_parallel_size {quoted(mesh.tp)} is larger than {model.name}'s {shape.n_head} attention heads; "
-            f"allowed: 1 to {shape.n_head}"
+            f"tensor_parallel_size {quoted(mesh.tp)} is larger than {model.name}'s {shape.num_kv_heads} {heads}; "
+            f"allowed: 1 to {shape.num_kv_heads}"
         )
-    if mesh.pp > shape.n_layer:
+    if mesh.pp > shape.num_layers:
         problems.append(
-            f"pipeline_parallel_size {quoted(mesh.pp)} is larger than {model.name}'s {shape.n_layer} layers; "
-            f"allowed: 1 to {shape.n_layer}"
+            f"pipeline_parallel_size {quoted(mesh.pp)} is larger than {model.name}'s {shape.num_layers} layers; "
+            f"allowed: 1 to {shape.num_layers}"
         )
     return problems
 
@@ -238,10 +239,10 @@ def _request_problems(workload: WorkloadSpec, model: ModelSpec) -> list[str]:
 def request_problems(request: Request, model: str, shape: Architecture) -> list[str]:
     """Why a request cannot be run with a model."""
     problems = []
-    if request.total_tokens > shape.n_positions:
+    if request.total_tokens > shape.max_positions:
         problems.append(
             f"{len(request.prompt_ids)} prompt + {quoted(request.max_new_tokens)} new tokens "
-            f"= {quoted(request.total_tokens)}, but {model} has {shape.n_positions} positions; "
+            f"= {quoted(request.total_tokens)}, but {model} has {shape.max_positions} positions; "
             "use shorter prompts or fewer new tokens"
         )
     if max(request.prompt_ids) >= shape.vocab_size:

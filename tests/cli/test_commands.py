@@ -164,8 +164,8 @@ def test_logs_tell_every_rank_s_phases_and_are_kept_when_a_run_fails(tmp_path):
     assert done.returncode == 0, done.stderr
     for text in (done.stderr, (tmp_path / "all.log").read_text()):
         assert "pure_data_parallel-2gpu: rank 1: load weights" in text
-    assert '"n_embd":160' not in done.stderr
-    assert '"n_embd":160' in (tmp_path / "all.log").read_text(), "how the run was resolved"
+    assert '"hidden_size":160' not in done.stderr
+    assert '"hidden_size":160' in (tmp_path / "all.log").read_text(), "how the run was resolved"
 
     late = run_cli(*arguments, "--timeout", "0.01", cwd=tmp_path)
 

@@ -124,7 +124,7 @@ def check_parameters(result):
     """Together the ranks of a replica hold the model once, but for what is replicated by design."""
     shape, mesh = result.spec.model.architecture, result.spec.mesh
     table = shape.vocab_size * WIDTH
-    positions = shape.n_positions * WIDTH
+    positions = shape.max_positions * WIDTH
     per_layer_split = 3 * WIDTH * WIDTH + 3 * WIDTH + WIDTH * WIDTH + 2 * 4 * WIDTH * WIDTH + 4 * WIDTH
     per_layer_replicated = 4 * WIDTH + 2 * WIDTH  # two norms, two row-parallel biases
     for replica in range(mesh.dp):

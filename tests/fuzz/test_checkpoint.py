@@ -9,24 +9,25 @@ from safetensors import safe_open
 
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture, weight_files
 from gpt_parallel.inputs.safetensors_file import read_header
+from gpt_parallel.schema.families.registry import family_of, tensor_shapes
 from gpt_parallel.schema.model import Architecture
 from tests.fuzz.mutation import FUZZ, are_named, attempt, damaged, json_texts, mutated
 
 SHAPE = Architecture(n_layer=1, n_head=1, n_embd=2, n_inner=8, vocab_size=3, n_positions=4)
-CONFIG = {"model_type": "gpt2", "activation_function": "gelu_new", **SHAPE.model_dump()}
-INDEX = {"metadata": {}, "weight_map": dict.fromkeys(SHAPE.tensor_shapes, "model.safetensors")}
+CONFIG = {"model_type": "gpt2", "activation_function": "gelu_new", **family_of(SHAPE).to_config(SHAPE)}
+INDEX = {"metadata": {}, "weight_map": dict.fromkeys(tensor_shapes(SHAPE), "model.safetensors")}
 
 
 def header():
     entries, stop = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in SHAPE.tensor_shapes.items():
+    for name, shape in tensor_shapes(SHAPE).items():
         start, stop = stop, stop + 4 * math.prod(shape)
         entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, stop]}
     return entries
 
 
 HEADER = header()
-DATA = bytes(4 * SHAPE.num_parameters)
+DATA = bytes(4 * sum(map(math.prod, tensor_shapes(SHAPE).values())))
 
 
 def safetensors(header, data=DATA):
@@ -73,7 +74,7 @@ def test_configurations_and_indices_are_read_or_refused(directory, config, index
     write(directory, config=config, index=index if has_index else None)
 
     if accepts(directory, read_architecture, directory):
-        assert read_architecture(directory).num_parameters <= 2**40
+        assert read_architecture(directory).num_weights <= 2**40
     accepts(directory, weight_files, directory)
 
 

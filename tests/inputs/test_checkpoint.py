@@ -36,7 +36,8 @@ def test_a_directory_of_transformers_is_understood(tiny_checkpoint):
     directory = tiny_checkpoint(n_layer=3, n_head=5, head_size=8, vocab_size=77)
 
     architecture = read_architecture(directory)
-    assert (architecture.n_layer, architecture.n_head, architecture.n_embd, architecture.n_inner) == (3, 5, 40, 160)
+    sizes = architecture.num_layers, architecture.num_heads, architecture.hidden_size, architecture.mlp_size
+    assert sizes == (3, 5, 40, 160)
     assert inspect_checkpoint(directory, architecture).key_prefix == "transformer."
 
 
@@ -298,7 +299,7 @@ def test_hostile_indices(tiny_checkpoint, names, message):
         ({"n_embd": 10**400}, "n_embd = a number of 1329 bits"),
         ({"n_embd": [24]}, "n_embd = [24]"),
         ({"n_positions": -5}, "n_positions = -5"),
-        ({"n_embd": 3 * 2**22, "n_inner": 2**24}, "parameters; allowed: at most 1.10e+12"),
+        ({"n_embd": 3 * 2**22, "n_inner": 2**24}, "weights; allowed: at most 1.10e+12"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon = nan"),
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon = '1e-5'"),
         ({"activation_function": ["x" * 9999] * 99}, "activation_function = ['xxx"),
@@ -490,7 +491,7 @@ def test_resolving_names_directories_and_weights(tiny_checkpoint):
     assert (stored.weights, stored.directory) == ("checkpoint", str(directory))
     assert resolve_model(str(directory), "random", 7).weights_origin == "random (seed 7)"
     assert resolve_model("gpt2-nano", "auto").weights == "random"
-    assert resolve_model("gpt2-xl", "random").architecture.n_head == 25
+    assert resolve_model("gpt2-xl", "random").architecture.num_heads == 25
 
 
 @pytest.mark.parametrize(
@@ -528,7 +529,7 @@ def test_a_cached_download_is_found_by_name(tiny_checkpoint, tmp_path, monkeypat
     found = resolve_model("gpt2", "auto")
 
     assert found.weights == "checkpoint"
-    assert found.architecture.n_layer == 2
+    assert found.architecture.num_layers == 2
 
 
 def test_a_download_that_was_cut_off_is_not_there_yet(tiny_checkpoint, tmp_path, monkeypatch):

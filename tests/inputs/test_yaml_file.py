@@ -51,7 +51,9 @@ def test_each_example_loads(path):
 
     settings = make_settings(file.preset or "smoke", {}, file.values)
 
-    assert all(getattr(settings, name) == value or name == "num_gpus" for name, value in file.values.items())
+    assert all(
+        getattr(settings, name) == value or name in ("num_gpus", "batch_sizes") for name, value in file.values.items()
+    )
     assert settings.device_counts
 
 

@@ -61,6 +61,6 @@ def test_every_activation_is_proved(tiny_checkpoint, activation):
 
     verification = suite.run(suite.spec("pure_data_parallel", 1), timed=False).verification
 
-    assert suite.model.architecture.activation_function == activation
+    assert suite.model.architecture.activation == activation
     assert verification.status == "exact"
     assert verification.judge.startswith("transformers 5.")

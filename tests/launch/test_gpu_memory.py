@@ -16,14 +16,15 @@ from gpt_parallel.bench.suite import Suite
 from gpt_parallel.engine.comm.collectives import Collectives
 from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.sampling import Sampler
-from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.families import build
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
-from gpt_parallel.launch.gpu_memory import check_gpu_memory, deal, needs
+from gpt_parallel.launch.gpu_memory import check_gpu_memory, needs
 from gpt_parallel.launch.torch_build import TorchBuild
 from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.layout.part import Part
 from gpt_parallel.schema.model import Architecture, ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec
 from tests.support.factories import run_spec
@@ -226,22 +227,6 @@ def test_memory_is_looked_at_when_the_devices_are_claimed_and_before_ranks_start
     assert started == ["given back"]
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_batches_are_dealt_as_ranks_deal_them(seed):
-    choose = random.Random(seed)
-    sizes = [(choose.randint(1, 9), choose.randint(1, 9)) for _ in range(choose.randint(1, 20))]
-    requests = tuple(
-        Request(request_id=number, prompt_ids=(1,) * prompt, max_new_tokens=new)
-        for number, (prompt, new) in enumerate(sizes)
-    )
-    mesh = MeshSpec(pp=choose.randint(1, 4), dp=choose.randint(1, 5))
-    spec = run_spec(mesh=mesh, workload=WorkloadSpec(requests=requests, batch_size=choose.randint(1, 8)))
-
-    for replica, lanes in enumerate(deal(spec)):
-        dealt = deal_lanes(spec.workload, Mesh(mesh, replica))
-        assert [[batch.requests for batch in lane] for lane in dealt] == lanes
-
-
 @pytest.mark.parametrize(
     ("mesh", "num_samples"),
     [
@@ -285,8 +270,8 @@ def test_what_is_counted_of_a_prompt_pass_is_there_in_a_real_one(seed, dtype):
         execution=ExecutionSpec(device="cpu", dtype=dtype, backend="gloo"),
     )
     mesh, device = Mesh(spec.mesh, 0), torch.device("cpu")
-    model, collectives = GPT2(shape, Part.whole(shape), getattr(torch, dtype)), Collectives(mesh, None)
-    for _, parameter in model.named_parameters():
+    model, collectives = build(shape, Part.whole(shape), getattr(torch, dtype)), Collectives(mesh, None)
+    for parameter, _ in model.parameters():
         parameter.normal_(0, 0.02)
     sampler = Sampler(spec.workload.sampling, shape, range(vocabulary), collectives, 1, device)
 

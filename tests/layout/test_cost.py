@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from gpt_parallel.bench.efficiency import efficiency
-from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.families import build
 from gpt_parallel.engine.model.kv_cache import KVCache, Step
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.layout.cost import bytes_per_step, flop_per_round, messages_per_step, num_lanes
+from gpt_parallel.layout.part import Part
 from gpt_parallel.schema.model import Architecture, ModelSpec
 from gpt_parallel.schema.result import CollectiveCount, Figures
 from gpt_parallel.schema.run import MeshSpec, Request, WorkloadSpec
@@ -41,8 +42,8 @@ def test_operations_are_those_that_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 
     prompt, new = 7, 4
-    model = GPT2(TINY, Part.whole(TINY))
-    for _, parameter in model.named_parameters():
+    model = build(TINY, Part.whole(TINY))
+    for parameter, _ in model.parameters():
         parameter.fill_(0.01)
     cache = KVCache(3, 1, 2, prompt + new, 8, torch.float32, torch.device("cpu"))
     # Of attention's kernels it knows the one that is made of plain products.

@@ -6,14 +6,14 @@ import pytest
 
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.layout.mesh import Mesh
-from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.layout.part import part_at
 from gpt_parallel.layout.stages import head_cost, stage_layers
 from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import MeshSpec
 
 
 def shards(shape, tp_size):
-    return [shard_of(shape, tp_size, index) for index in range(tp_size)]
+    return [part_at(shape, index, tp_size, range(shape.num_layers)) for index in range(tp_size)]
 
 
 def sizes(shape, tp_size):
@@ -43,9 +43,9 @@ def test_shards_cover_everything_once_and_weigh_the_same(seed):
     for name, total in (("heads", heads), ("mlp_columns", inner), ("vocabulary", shape.vocab_size)):
         assert [i for part in parts for i in getattr(part, name)] == list(range(total))
     assert min(len(part.mlp_columns) for part in parts) >= 1
-    weights = [4 * shape.n_embd * size * len(part.heads) + 2 * shape.n_embd * len(part.mlp_columns) for part in parts]
+    weights = [shape.hidden_size * (4 * size * len(part.heads) + 2 * len(part.mlp_columns)) for part in parts]
     if min(len(part.mlp_columns) for part in parts) > 1:
-        assert max(weights) - min(weights) <= 2 * shape.n_embd, "within one column"
+        assert max(weights) - min(weights) <= 2 * shape.hidden_size, "within one column"
     assert max(len(part.vocabulary) for part in parts) - min(len(part.vocabulary) for part in parts) <= 1
 
 
@@ -82,8 +82,8 @@ def test_no_other_partition_is_lighter(name, pp_size):
             for first in range(total + 1):
                 yield from ([first, *rest] for rest in partitions(total - first, parts - 1))
 
-    assert [layer for stage in stages for layer in stage] == list(range(shape.n_layer))
-    best = min(heaviest(counts) for counts in partitions(shape.n_layer, pp_size))
+    assert [layer for stage in stages for layer in stage] == list(range(shape.num_layers))
+    best = min(heaviest(counts) for counts in partitions(shape.num_layers, pp_size))
     assert heaviest([len(stage) for stage in stages]) == pytest.approx(best)
 
 

@@ -3,6 +3,7 @@ from pydantic import ValidationError
 
 from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.layout.part import Part
 from gpt_parallel.schema.model import Architecture, ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
 from tests.support.factories import run_spec
@@ -89,9 +90,28 @@ def test_numbers_must_be_finite(value):
 
 
 def test_heads_must_divide_the_width():
-    fields = ARCHITECTURES["gpt2"].model_dump() | {"n_head": 7}
+    sizes = {"num_layers": 1, "num_heads": 7, "hidden_size": 768, "vocab_size": 9, "max_positions": 9}
 
-    assert problems(lambda: Architecture(**fields)) == ["n_embd 768 is not a multiple of n_head 7"]
+    assert problems(lambda: Architecture(**sizes)) == ["hidden_size 768 is not a multiple of num_heads 7"]
+
+
+@pytest.mark.parametrize("changes", [{"num_kv_heads": 3}, {"head_size": 100}, {"tied_head": False}], ids=str)
+def test_a_gpt2_has_no_grouped_heads_other_head_sizes_or_head_of_its_own(changes):
+    sizes = {"num_layers": 1, "num_heads": 6, "hidden_size": 768, "vocab_size": 9, "max_positions": 9, **changes}
+
+    assert "a GPT-2 has as many key and value heads as query heads" in problems(lambda: Architecture(**sizes))[0]
+
+
+def test_an_architecture_may_be_given_in_the_names_of_its_config():
+    theirs = Architecture(
+        n_layer=2, n_head=3, n_embd=96, n_inner=100, vocab_size=9, n_positions=8, layer_norm_epsilon=1e-6
+    )
+    ours = Architecture(
+        num_layers=2, num_heads=3, hidden_size=96, mlp_size=100, vocab_size=9, max_positions=8, norm_epsilon=1e-6
+    )
+
+    assert theirs == ours
+    assert (ours.family, ours.num_kv_heads, ours.head_size, ours.activation) == ("gpt2", 3, 32, "gelu_new")
 
 
 @pytest.mark.parametrize("name", ["model.bin", "../model.safetensors", "a/b.safetensors", ""])
@@ -101,10 +121,14 @@ def test_weights_are_safetensors_of_the_models_directory(name):
 
 
 def test_an_architecture_is_counted_before_it_is_believed():
-    assert ARCHITECTURES["gpt2"].num_parameters == 124_439_808
-    assert ARCHITECTURES["gpt2-xl"].num_parameters == 1_557_611_200
-    fields = ARCHITECTURES["gpt2"].model_dump()
-    for sizes in ({"n_layer": 10**9}, {"n_layer": 10_000, "n_embd": 12 * 2**20, "n_inner": 2**24}, {"n_head": True}):
+    for name, total in (("gpt2", 124_439_808), ("gpt2-xl", 1_557_611_200)):
+        assert Part.whole(ARCHITECTURES[name]).num_weights(ARCHITECTURES[name]) == total, "as published"
+    fields = {"num_layers": 12, "num_heads": 12, "hidden_size": 768, "vocab_size": 50257, "max_positions": 1024}
+    for sizes in (
+        {"num_layers": 10**9},
+        {"num_layers": 10_000, "hidden_size": 12 * 2**20, "mlp_size": 2**24},
+        {"num_heads": True, "num_kv_heads": 12, "head_size": 64},
+    ):
         assert len(problems(lambda sizes=sizes: Architecture(**fields | sizes))) == 1
 
 

@@ -17,16 +17,16 @@ HALT = "GPT_PARALLEL_TEST_HALT"
 
 def swap_head_shards():
     """The output projection's rows of the other shard's heads."""
-    from gpt_parallel.engine.model import weights
+    from gpt_parallel.engine.model import gpt2
 
-    def crossed(name, shape, shard):
-        source, dimension, ranges = slices(name, shape, shard)
-        if name.endswith(".attn.c_proj.weight") and len(shard.heads) < shape.n_head:
-            ranges = [range(shape.n_embd - r.stop, shape.n_embd - r.start) for r in ranges]
-        return source, dimension, ranges
+    def crossed(linear, name, rows):
+        width = linear.weight.shape[0]
+        if name.endswith(".attn.c_proj"):
+            rows = range(width - rows.stop, width - rows.start)
+        return row_parallel(linear, name, rows)
 
-    slices = weights._slices
-    weights._slices = crossed
+    row_parallel = gpt2._row_parallel
+    gpt2._row_parallel = crossed
 
 
 def add_bias_on_every_rank():
@@ -54,14 +54,14 @@ def share_lane_caches():
 
 
 def skip_a_stage():
-    from gpt_parallel.engine import rank
+    from gpt_parallel.layout import part
 
-    def first_only(shape, pp_size, head):
-        first, *rest = stage_layers(shape, pp_size, head)
+    def first_only(architecture, pp_size, head):
+        first, *rest = stage_layers(architecture, pp_size, head)
         return [first, *(range(stage.stop, stage.stop) for stage in rest)]
 
-    stage_layers = rank.stage_layers
-    rank.stage_layers = first_only
+    stage_layers = part.stage_layers
+    part.stage_layers = first_only
 
 
 def change_a_timed_round():

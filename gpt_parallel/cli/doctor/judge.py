@@ -1,6 +1,7 @@
 """Judges a machine's facts: each finding is one plain sentence, with a remedy where something is wrong."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from gpt_parallel.cli.doctor.cases import Feasibility
@@ -10,6 +11,7 @@ from gpt_parallel.cli.doctor.judge_gpus import judge_gpus
 from gpt_parallel.inputs.models import ARCHITECTURES, has_published_weights
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.cost import gib
+from gpt_parallel.schema.families.registry import tensor_shapes
 
 _TORCH_FROM, _TORCH_BEFORE = (2, 11), (2, 14)  # as in pyproject.toml
 _LEAST_FREE_BYTES = 256 << 20
@@ -129,13 +131,7 @@ def _known_model(model: ModelFacts, facts: Facts, settings: Settings) -> Finding
 
 def download_bytes(name: str) -> int:
     """About what the hub's file has: float32 weights."""
-    total = 0
-    for dimensions in ARCHITECTURES[name].tensor_shapes.values():
-        count = 4
-        for dimension in dimensions:
-            count *= dimension
-        total += count
-    return total
+    return sum(4 * prod(dimensions) for dimensions in tensor_shapes(ARCHITECTURES[name]).values())
 
 
 def _cases(cases: Sequence[Feasibility] | str) -> list[Finding]:

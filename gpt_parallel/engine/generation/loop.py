@@ -16,7 +16,7 @@ from torch import Tensor
 from gpt_parallel.engine.comm.collectives import Collectives
 from gpt_parallel.engine.generation.cuda_graphs import Capture, DecodeGraphs, Result
 from gpt_parallel.engine.generation.sampling import RowState, SampledTokens, Sampler
-from gpt_parallel.engine.model.gpt2 import GPT2
+from gpt_parallel.engine.model.interface import DecoderPart, allocate_cache
 from gpt_parallel.engine.model.kv_cache import KVCache, Step
 from gpt_parallel.layout.batches import Batch
 from gpt_parallel.layout.mesh import Mesh
@@ -91,7 +91,7 @@ class Generator:
 
     def __init__(
         self,
-        model: GPT2,
+        model: DecoderPart,
         mesh: Mesh,
         collectives: Collectives,
         sampler: Sampler,
@@ -99,7 +99,7 @@ class Generator:
         capture: Capture | None = None,
     ) -> None:
         self._model, self._mesh, self._collectives, self._sampler = model, mesh, collectives, sampler
-        limit = model.shape.n_positions
+        limit = model.architecture.max_positions
         self._lanes = [
             _Lane([_Rows(batch, limit, model.device) for batch in lane], self._allocate(lane)) for lane in lanes
         ]
@@ -109,17 +109,8 @@ class Generator:
                 lane.graphs = DecodeGraphs(compute, capture, collectives, lane.cache.num_positions, model.device)
 
     def _allocate(self, lane: Sequence[Batch]) -> KVCache:
-        shape, part = self._model.shape, self._model.part
         positions = max(batch.prompt_length + batch.num_steps for batch in lane)
-        return KVCache(
-            num_layers=len(part.layers),
-            batch_size=max(len(batch.requests) for batch in lane),
-            num_heads=part.num_heads,
-            num_positions=min(positions, shape.n_positions),
-            head_size=shape.head_size,
-            dtype=self._model.dtype,
-            device=self._model.device,
-        )
+        return allocate_cache(self._model, max(len(batch.requests) for batch in lane), positions)
 
     @property
     def cache_bytes(self) -> int:
@@ -154,7 +145,9 @@ class Generator:
         """What this stage works on: prompts [B, T], later tokens [B]; behind the first stage activations [N, D]."""
         if not self._mesh.is_first_stage:
             num_tokens = rows.size if lane.step else rows.size * rows.batch.prompt_length
-            return self._collectives.receive_forward((num_tokens, self._model.shape.n_embd), self._model.dtype)
+            return self._collectives.receive_forward(
+                (num_tokens, self._model.architecture.hidden_size), self._model.dtype
+            )
         if lane.step == 0:
             return rows.prompt
         if not self._mesh.is_last_stage:

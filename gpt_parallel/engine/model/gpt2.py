@@ -4,38 +4,21 @@ A shard or stage of the model is the same code with fewer heads, columns or laye
 completes a row-parallel product. Plain objects rather than `nn.Module`s: there is nothing to train, and looking up a
 submodule costs as much as a small kernel.
 
-Legend: B batch, T tokens, N = B·T, D n_embd, H local heads, d head size, V local vocabulary.
+Legend: B batch, T tokens, N = B·T, D hidden size, H local heads, d head size, V local vocabulary.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gpt_parallel.engine.model.attention_kernel import attend
+from gpt_parallel.engine.model.interface import Parameter, Reduce, Source
 from gpt_parallel.engine.model.kv_cache import KVCache, LayerCache, Step
 from gpt_parallel.engine.model.linear import ACTIVATIONS, Kernel, Linear, PackedLinear
+from gpt_parallel.layout.part import Part
 from gpt_parallel.schema.model import Architecture
-
-Reduce = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Part:
-    """How much of the model this instance holds."""
-
-    layers: range
-    num_heads: int
-    num_mlp_columns: int
-    vocabulary: range
-    has_embedding: bool = True
-    has_head: bool = True
-
-    @classmethod
-    def whole(cls, shape: Architecture) -> "Part":
-        return cls(range(shape.n_layer), shape.n_head, shape.n_inner, range(shape.vocab_size))
 
 
 class Table:
@@ -54,17 +37,30 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         return torch.layer_norm(x, self._shape, self.weight, self.bias, self._epsilon)
 
+    def parameters(self, name: str) -> Iterator[Parameter]:
+        yield Parameter(self.weight, (Source(f"{name}.weight"),))
+        yield Parameter(self.bias, (Source(f"{name}.bias"),))
+
 
 class Attention:
-    def __init__(self, shape: Architecture, part: Part, dtype: torch.dtype, device: torch.device) -> None:
-        self._heads, self._head_size = part.num_heads, shape.head_size
-        self._width = part.num_heads * shape.head_size
-        self.c_attn: Linear | PackedLinear = Linear(shape.n_embd, 3 * self._width, dtype, device)
-        self.c_proj: Linear | PackedLinear = Linear(self._width, shape.n_embd, dtype, device)
+    def __init__(self, architecture: Architecture, part: Part, dtype: torch.dtype, device: torch.device) -> None:
+        self._heads, self._head_size = len(part.heads), architecture.head_size
+        self._width = len(part.heads) * architecture.head_size
+        heads = range(part.heads.start * self._head_size, part.heads.stop * self._head_size)
+        starts = (index * architecture.hidden_size + heads.start for index in range(3))
+        self._rows = tuple(range(start, start + self._width) for start in starts)
+        self.c_attn: Linear | PackedLinear = Linear(architecture.hidden_size, 3 * self._width, dtype, device)
+        self.c_proj: Linear | PackedLinear = Linear(self._width, architecture.hidden_size, dtype, device)
 
     def __call__(self, x: Tensor, cache: LayerCache, step: Step) -> Tensor:
         """x [N, D] → what the heads saw [N, H·d], before the output projection."""
         return self._decode(x, cache, step) if step.decode else self._prefill(x, cache, step)
+
+    def parameters(self, name: str) -> Iterator[Parameter]:
+        """`c_attn` is stored as Q, K and V side by side in its output columns, so a shard takes three ranges of it."""
+        heads, qkv = self._rows[0], self._rows
+        yield from _column_parallel(self.c_attn, f"{name}.c_attn", qkv)
+        yield from _row_parallel(self.c_proj, f"{name}.c_proj", heads)
 
     def _prefill(self, x: Tensor, cache: LayerCache, step: Step) -> Tensor:
         qkv = self.c_attn(x).view(step.num_rows, step.window, 3, self._heads, self._head_size)
@@ -86,32 +82,55 @@ class Attention:
 
 
 class Mlp:
-    def __init__(self, shape: Architecture, part: Part, dtype: torch.dtype, device: torch.device) -> None:
-        self.c_fc: Linear | PackedLinear = Linear(shape.n_embd, part.num_mlp_columns, dtype, device)
-        self.c_proj: Linear | PackedLinear = Linear(part.num_mlp_columns, shape.n_embd, dtype, device)
-        self._activation = ACTIVATIONS[shape.activation_function]
+    def __init__(self, architecture: Architecture, part: Part, dtype: torch.dtype, device: torch.device) -> None:
+        self.c_fc: Linear | PackedLinear = Linear(architecture.hidden_size, len(part.mlp_columns), dtype, device)
+        self.c_proj: Linear | PackedLinear = Linear(len(part.mlp_columns), architecture.hidden_size, dtype, device)
+        self._activation = ACTIVATIONS[architecture.activation]
+        self._columns = part.mlp_columns
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, D] → this shard's columns, activated, before the output projection."""
         return self.c_fc.activated(x, self._activation)
 
+    def parameters(self, name: str) -> Iterator[Parameter]:
+        yield from _column_parallel(self.c_fc, f"{name}.c_fc", (self._columns,))
+        yield from _row_parallel(self.c_proj, f"{name}.c_proj", self._columns)
+
 
 class Block:
-    def __init__(self, shape: Architecture, part: Part, dtype: torch.dtype, device: torch.device) -> None:
-        self.ln_1 = Norm(shape.n_embd, shape.layer_norm_epsilon, dtype, device)
-        self.attn = Attention(shape, part, dtype, device)
-        self.ln_2 = Norm(shape.n_embd, shape.layer_norm_epsilon, dtype, device)
-        self.mlp = Mlp(shape, part, dtype, device)
+    def __init__(self, architecture: Architecture, part: Part, dtype: torch.dtype, device: torch.device) -> None:
+        self.ln_1 = Norm(architecture.hidden_size, architecture.norm_epsilon, dtype, device)
+        self.attn = Attention(architecture, part, dtype, device)
+        self.ln_2 = Norm(architecture.hidden_size, architecture.norm_epsilon, dtype, device)
+        self.mlp = Mlp(architecture, part, dtype, device)
 
     def __call__(self, x: Tensor, cache: LayerCache, step: Step, reduce: Reduce | None) -> Tensor:
         x = _finish(x, self.attn(self.ln_1(x), cache, step), self.attn.c_proj, reduce)
         return _finish(x, self.mlp(self.ln_2(x)), self.mlp.c_proj, reduce)
+
+    def parameters(self, name: str) -> Iterator[Parameter]:
+        for part in ("ln_1", "attn", "ln_2", "mlp"):
+            yield from getattr(self, part).parameters(f"{name}.{part}")
 
     def linears(self) -> Iterator[tuple[Attention | Mlp, str]]:
         for owner in (self.attn, self.mlp):
             for name, value in vars(owner).items():
                 if isinstance(value, Linear):
                     yield owner, name
+
+
+def _column_parallel(linear: Linear | PackedLinear, name: str, columns: tuple[range, ...]) -> Iterator[Parameter]:
+    """A product of which a shard has these output columns. Stored weights are [inputs, outputs]."""
+    assert isinstance(linear, Linear)
+    yield Parameter(linear.weight, (Source(f"{name}.weight", -1, columns, transposed=True),))
+    yield Parameter(linear.bias, (Source(f"{name}.bias", -1, columns),))
+
+
+def _row_parallel(linear: Linear | PackedLinear, name: str, rows: range) -> Iterator[Parameter]:
+    """A product of which a shard has these input rows; its bias is whole, and added once behind the reduction."""
+    assert isinstance(linear, Linear)
+    yield Parameter(linear.weight, (Source(f"{name}.weight", 0, (rows,), transposed=True),))
+    yield Parameter(linear.bias, (Source(f"{name}.bias"),))
 
 
 def _finish(residual: Tensor, x: Tensor, projection: Linear | PackedLinear, reduce: Reduce | None) -> Tensor:
@@ -127,50 +146,37 @@ class GPT2:
 
     def __init__(
         self,
-        shape: Architecture,
+        architecture: Architecture,
         part: Part,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         reduce: Reduce | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.shape, self.part, self.dtype, self._reduce = shape, part, dtype, reduce
+        self.architecture, self.part, self.dtype, self._reduce = architecture, part, dtype, reduce
         if part.has_embedding:
-            self.wte = Table(shape.vocab_size, shape.n_embd, dtype, self.device)
-            self.wpe = Table(shape.n_positions, shape.n_embd, dtype, self.device)
-        self.h = {layer: Block(shape, part, dtype, self.device) for layer in part.layers}
+            self.wte = Table(architecture.vocab_size, architecture.hidden_size, dtype, self.device)
+            self.wpe = Table(architecture.max_positions, architecture.hidden_size, dtype, self.device)
+        self.h = {layer: Block(architecture, part, dtype, self.device) for layer in part.layers}
         if part.has_head:
-            self.ln_f = Norm(shape.n_embd, shape.layer_norm_epsilon, dtype, self.device)
+            self.ln_f = Norm(architecture.hidden_size, architecture.norm_epsilon, dtype, self.device)
             if not part.has_embedding:
-                self.lm_head = Table(len(part.vocabulary), shape.n_embd, dtype, self.device)
+                self.lm_head = Table(len(part.vocabulary), architecture.hidden_size, dtype, self.device)
         self._blocks = list(self.h.values())
         self._packed_head: PackedLinear | None = None
         self.kernel: Kernel = "plain"
-        self.parameter_bytes = sum(parameter.nbytes for _, parameter in self.named_parameters())
 
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight under Hugging Face's name (`lm_head.weight` where the head stands alone), until packed."""
-        owners: dict[str, Table | Norm | Linear | PackedLinear] = {}
-        for name in ("wte", "wpe"):
-            if self.part.has_embedding:
-                owners[name] = getattr(self, name)
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters until packed, each with the stored tensors that it is made of."""
+        if self.part.has_embedding:
+            yield Parameter(self.wte.weight, (Source("wte.weight"),))
+            yield Parameter(self.wpe.weight, (Source("wpe.weight"),))
         for layer, block in self.h.items():
-            owners |= {
-                f"h.{layer}.ln_1": block.ln_1,
-                f"h.{layer}.attn.c_attn": block.attn.c_attn,
-                f"h.{layer}.attn.c_proj": block.attn.c_proj,
-                f"h.{layer}.ln_2": block.ln_2,
-                f"h.{layer}.mlp.c_fc": block.mlp.c_fc,
-                f"h.{layer}.mlp.c_proj": block.mlp.c_proj,
-            }
+            yield from block.parameters(f"h.{layer}")
         if self.part.has_head:
-            owners["ln_f"] = self.ln_f
+            yield from self.ln_f.parameters("ln_f")
             if not self.part.has_embedding:
-                owners["lm_head"] = self.lm_head
-        for name, owner in owners.items():
-            for kind, value in vars(owner).items():
-                if kind in ("weight", "bias"):
-                    yield f"{name}.{kind}", value
+                yield Parameter(self.lm_head.weight, (Source("wte.weight", 0, (self.part.vocabulary,)),))
 
     def pack(self) -> None:
         """Turn the loaded weights of all products into packed ones. A tied head keeps its plain rows for look-up."""
@@ -189,7 +195,7 @@ class GPT2:
         embedded = self.wte.weight.index_select(0, tokens.view(-1))
         if not step.decode:
             rows = embedded.view(step.num_rows, step.window, -1)
-            return (rows + self.wpe.weight.narrow(0, 0, step.window)).view(-1, self.shape.n_embd)
+            return (rows + self.wpe.weight.narrow(0, 0, step.window)).view(-1, self.architecture.hidden_size)
         if step.positions is None:
             assert step.position is not None
             return embedded.add_(self.wpe.weight.select(0, step.position))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gpt_parallel.engine.comm.transport import Transport
 from gpt_parallel.engine.generation.sampling import Sampler
-from gpt_parallel.engine.model.gpt2 import GPT2
+from gpt_parallel.engine.model.interface import DecoderPart
 from gpt_parallel.engine.timing.stopwatch import Mark, Stopwatch
 from gpt_parallel.schema.telemetry import Breakdown
 
@@ -78,7 +78,7 @@ def add_up(marks: Sequence[tuple[float, Section]]) -> dict[str, float]:
 
 
 def break_down(
-    run: Callable[[], object], stopwatch: Stopwatch, model: GPT2, sampler: Sampler, transport: Transport | None
+    run: Callable[[], object], stopwatch: Stopwatch, model: DecoderPart, sampler: Sampler, transport: Transport | None
 ) -> Breakdown:
     """Time `run`, a pass of which all ranks await the end, section by section."""
     sections = Sections(stopwatch.mark)

@@ -13,9 +13,10 @@ from gpt_parallel.engine.comm.collectives import Collectives
 from gpt_parallel.engine.generation.cuda_graphs import DecodeGraphs
 from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.sampling import Sampler
-from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.families import build
 from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
+from gpt_parallel.layout.part import Part
 from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec, WorkloadSpec
 
@@ -87,7 +88,7 @@ def capture_steps(sampling, lengths, mark=None):
         return lambda: captured[-1]
 
     with torch.inference_mode():
-        model = GPT2(SHAPE, Part.whole(SHAPE), torch.bfloat16, DEVICE)
+        model = build(SHAPE, Part.whole(SHAPE), torch.bfloat16, DEVICE)
         sampler = Sampler(sampling, SHAPE, range(SHAPE.vocab_size), collectives, 1, DEVICE)
         generator = Generator(model, mesh, collectives, sampler, deal_lanes(workload, mesh), capture)
         assert isinstance(generator._lanes[0].graphs, DecodeGraphs)

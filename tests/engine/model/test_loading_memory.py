@@ -11,9 +11,11 @@ import json, sys, threading
 from pathlib import Path
 import torch
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
-from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.families import build
+from gpt_parallel.engine.model.interface import num_bytes
 from gpt_parallel.layout.stages import stage_layers
-from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.layout.part import part_at
+from gpt_parallel.schema.families.registry import tensor_shapes
 from gpt_parallel.engine.model.weights import load
 from gpt_parallel.schema.run import ModelSpec
 
@@ -26,17 +28,16 @@ shape = read_architecture(directory)
 stored = inspect_checkpoint(directory, shape)
 spec = ModelSpec(name="m", architecture=shape, weights=weights, directory=str(directory), files=stored.files,
                  key_prefix=stored.key_prefix)
-shard = shard_of(shape, tp, tp - 1)
-part = Part(stage_layers(shape, pp)[-1], len(shard.heads), len(shard.mlp_columns), shard.vocabulary, pp == 1, True)
+part = part_at(shape, tp - 1, tp, stage_layers(shape, pp)[-1], has_embedding=pp == 1)
 torch.empty(1).add_(1)
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 with torch.inference_mode():
-    model = GPT2(shape, part)
-    load(model, spec, shard)
-sizes = {name: 4 * torch.Size(size).numel() for name, size in shape.tensor_shapes.items()}
-print(json.dumps({"grown": status("VmHWM") - before, "shard": model.parameter_bytes, "largest": max(sizes.values()),
-                  "model": sum(sizes.values())}))
+    model = build(shape, part)
+    load(model, spec)
+sizes = {name: 4 * torch.Size(size).numel() for name, size in tensor_shapes(shape).items()}
+print(json.dumps({"grown": status("VmHWM") - before, "shard": num_bytes(model.parameters()),
+                  "largest": max(sizes.values()), "model": sum(sizes.values())}))
 """
 
 

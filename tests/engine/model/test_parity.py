@@ -9,13 +9,13 @@ from gpt_parallel.engine.comm.collectives import Collectives
 from gpt_parallel.engine.generation.loop import Generator
 from gpt_parallel.engine.generation.records import tokens_by_request
 from gpt_parallel.engine.generation.sampling import Sampler
-from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.families import build
 from gpt_parallel.engine.model.linear import can_pack
 from gpt_parallel.engine.model.weights import load
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
 from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
-from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.layout.part import Part
 from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec, WorkloadSpec
 
@@ -26,7 +26,7 @@ def generate_here(directory, requests, batch_size, linear="plain", capture=None,
     """Tokens by request id, from our engine in this process."""
     architecture = read_architecture(directory)
     checkpoint = inspect_checkpoint(directory, architecture)
-    model = GPT2(architecture, Part.whole(architecture))
+    model = build(architecture, Part.whole(architecture))
     spec = ModelSpec(
         name="tiny",
         architecture=architecture,
@@ -39,7 +39,7 @@ def generate_here(directory, requests, batch_size, linear="plain", capture=None,
     collectives = Collectives(mesh, None)
     workload = WorkloadSpec(requests=requests, batch_size=batch_size, sampling=sampling or SamplingSpec())
     with torch.inference_mode():
-        load(model, spec, shard_of(architecture, 1, 0))
+        load(model, spec)
         if linear == "packed":
             model.pack()
         sampler = Sampler(workload.sampling, architecture, range(architecture.vocab_size), collectives, 1, CPU)

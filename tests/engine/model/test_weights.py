@@ -5,13 +5,14 @@ import pickle
 import pytest
 import torch
 
-from gpt_parallel.engine.model.gpt2 import GPT2, Part
+from gpt_parallel.engine.model.families import build
 from gpt_parallel.engine.model.random_weights import random_tensor
 from gpt_parallel.engine.model.weights import load
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture
 from gpt_parallel.inputs.models import ARCHITECTURES
-from gpt_parallel.layout.shards import shard_of
+from gpt_parallel.layout.part import part_at
 from gpt_parallel.layout.stages import stage_layers
+from gpt_parallel.schema.families.registry import tensor_shapes
 from gpt_parallel.schema.model import ModelSpec
 
 
@@ -29,18 +30,11 @@ def model_spec(directory):
 
 
 def loaded(spec, tp_size=1, index=0, layers=None, has_embedding=True):
-    shape = spec.architecture
-    shard = shard_of(shape, tp_size, index)
-    part = Part(
-        layers if layers is not None else range(shape.n_layer),
-        len(shard.heads),
-        len(shard.mlp_columns),
-        shard.vocabulary,
-        has_embedding,
-    )
-    model = GPT2(shape, part)
-    load(model, spec, shard)
-    return dict(model.named_parameters())
+    layers = range(spec.architecture.num_layers) if layers is None else layers
+    part = part_at(spec.architecture, index, tp_size, layers, has_embedding=has_embedding)
+    model = build(spec.architecture, part)
+    load(model, spec)
+    return {parameter.sources[0].tensor: parameter.target for parameter in model.parameters()}
 
 
 def stored_tensors(directory):
@@ -80,7 +74,7 @@ def test_shards_put_together_are_the_whole(tiny_checkpoint, tp_size):
             assert torch.equal(torch.cat([part[name] for part in parts], dim=1), whole[name])
         for name in (f"h.{layer}.attn.c_proj.bias", f"h.{layer}.mlp.c_proj.bias", f"h.{layer}.ln_1.weight"):
             assert all(torch.equal(part[name], whole[name]) for part in parts)
-    assert torch.equal(torch.cat([part["lm_head.weight"] for part in parts]), whole["wte.weight"])
+    assert torch.equal(torch.cat([part["wte.weight"] for part in parts]), whole["wte.weight"])
 
 
 def test_stages_hold_their_own_layers(tiny_checkpoint):
@@ -107,13 +101,13 @@ def test_random_tensors_depend_on_name_and_seed_alone():
 
 def test_random_tensors_have_the_stored_shapes():
     shape = ARCHITECTURES["gpt2-nano"]
-    assert {name: tuple(random_tensor(name, shape, 0).shape) for name in shape.tensor_shapes} == shape.tensor_shapes
+    assert {name: tuple(random_tensor(name, shape, 0).shape) for name in tensor_shapes(shape)} == tensor_shapes(shape)
 
 
 def test_random_biases_are_not_zero():
     """Else an error with a bias would not show."""
     shape = ARCHITECTURES["gpt2-nano"]
-    assert all(random_tensor(name, shape, 0).std() > 0.01 for name in shape.tensor_shapes)
+    assert all(random_tensor(name, shape, 0).std() > 0.01 for name in tensor_shapes(shape))
 
 
 def test_nothing_is_ever_unpickled(tiny_checkpoint, monkeypatch):

@@ -1,0 +1,25 @@
+"""The code of each model family, by its name."""
+
+from collections.abc import Callable
+
+import torch
+
+from gpt_parallel.engine.model.gpt2 import GPT2
+from gpt_parallel.engine.model.interface import DecoderPart, Reduce
+from gpt_parallel.layout.part import Part
+from gpt_parallel.schema.model import Architecture
+
+MODELS: dict[str, Callable[[Architecture, Part, torch.dtype, torch.device, Reduce | None], DecoderPart]] = {
+    "gpt2": GPT2,
+}
+
+
+def build(
+    architecture: Architecture,
+    part: Part,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    reduce: Reduce | None = None,
+) -> DecoderPart:
+    """A part of a model, its weights allocated; `reduce` completes a row-parallel product over the tensor shards."""
+    return MODELS[architecture.family](architecture, part, dtype, torch.device(device), reduce)

@@ -1,0 +1,81 @@
+"""What the engine needs of a model family's code, and how its parameters are found in stored tensors."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from gpt_parallel.engine.model.kv_cache import KVCache, Step
+from gpt_parallel.engine.model.linear import Kernel
+from gpt_parallel.layout.part import Part
+from gpt_parallel.schema.model import Architecture
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+class Source(NamedTuple):
+    """Where a stretch of a parameter comes from: ranges along one dimension of a stored tensor, or all of it.
+
+    `transposed`: the tensor is stored as [inputs, outputs].
+    """
+
+    tensor: str
+    dimension: int = 0
+    ranges: tuple[range, ...] = ()
+    transposed: bool = False
+
+
+class Parameter(NamedTuple):
+    """A tensor to be filled by the stretches of `sources`, one after the other along its rows.
+
+    Of a single source the ranges may lie along its columns instead.
+    """
+
+    target: Tensor
+    sources: tuple[Source, ...]
+
+
+class DecoderPart(Protocol):
+    """The part of a decoder that one rank holds. Weights are allocated, not filled: see `weights.load`.
+
+    Legend: B batch, T tokens, N = B·T, D hidden size, V local vocabulary.
+    """
+
+    architecture: Architecture
+    part: Part
+    dtype: torch.dtype
+    device: torch.device
+    kernel: Kernel
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters, each once."""
+
+    def pack(self) -> None:
+        """Turn the loaded weights of all products into packed ones."""
+
+    def embed(self, tokens: Tensor, step: Step) -> Tensor:
+        """Prompts [B, T] or next tokens [B] → [N, D]."""
+
+    def blocks(self, x: Tensor, cache: KVCache, step: Step) -> Tensor:
+        """[N, D] through this part's layers; the cache's first B rows are used."""
+
+    def head(self, x: Tensor) -> Tensor:
+        """[N, D] → logits of this part's vocabulary [N, V], float32."""
+
+
+def num_bytes(parameters: Iterable[Parameter]) -> int:
+    return sum(parameter.target.nbytes for parameter in parameters)
+
+
+def allocate_cache(model: DecoderPart, batch_size: int, num_positions: int) -> KVCache:
+    """Room for the keys and values of a batch, in as many positions as it needs and the model has."""
+    return KVCache(
+        num_layers=len(model.part.layers),
+        batch_size=batch_size,
+        num_heads=len(model.part.kv_heads),
+        num_positions=min(num_positions, model.architecture.max_positions),
+        head_size=model.architecture.head_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
