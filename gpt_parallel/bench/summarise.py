@@ -1,12 +1,13 @@
 """A case's launches, summed up in one row."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from statistics import fmean, median, quantiles
+from collections.abc import Sequence
+from statistics import fmean, quantiles
+from typing import Any
 
 from pydantic_core import to_json
 
-from gpt_parallel.bench.summarise_telemetry import summarise_readings
+from gpt_parallel.bench.summarise_telemetry import known_median, summarise_telemetry
 from gpt_parallel.schema.families.registry import family_of
 from gpt_parallel.schema.result import RunResult
 from gpt_parallel.schema.summary import CaseSummary, LaunchFigures
@@ -17,39 +18,17 @@ _STATUS_ORDER = ("exact", "tie", "skipped", "mismatch", "fault-injected")
 def summarise(results: Sequence[RunResult]) -> CaseSummary:
     """The row of a case that was launched `len(results)` times, at least once."""
     first = results[0]
-    spec, environment = first.spec, first.environment
     launches = tuple(_launch(result) for result in results)
     peaks = _largest_by_rank(results)
-    throughput = _median(launch.throughput_tok_s for launch in launches)
+    throughput = known_median(launch.throughput_tok_s for launch in launches)
     return CaseSummary(
-        engine=spec.engine,
-        strategy=spec.strategy,
-        num_gpus=spec.num_gpus,
-        mesh=str(spec.mesh),
-        pp=spec.mesh.pp,
-        dp=spec.mesh.dp,
-        tp=spec.mesh.tp,
-        device=spec.execution.device,
-        device_name=environment.device_names[0],
-        backend=spec.execution.backend,
-        linear=first.ranks[0].linear,
-        attention=spec.execution.attention,
-        attention_prefill=_kernels(first, "prefill"),
-        attention_decode=_kernels(first, "decode"),
-        decode=spec.execution.decode,
-        model=spec.model.name,
-        weights=first.weights_origin,
-        dtype=spec.execution.dtype,
-        workload=spec.workload.shape,
-        workload_sha256=_workload_digest(first),
-        prompts=spec.workload.source,
-        batch_size=spec.workload.batch_size,
-        num_requests=len(spec.workload.requests),
-        output_tokens=spec.workload.num_output_tokens,
+        **_layout(first),
+        **_work(first),
+        **_machine(first),
         rounds=sum(len(launch.round_seconds) for launch in launches),
         throughput_tok_s=throughput,
-        throughput_per_gpu_tok_s=throughput / spec.num_gpus if throughput else None,
-        itl_s=_median(launch.itl_s for launch in launches),
+        throughput_per_gpu_tok_s=throughput / first.spec.num_gpus if throughput else None,
+        itl_s=known_median(launch.itl_s for launch in launches),
         **_latencies("ttft", launches, [r.figures.ttft_samples_s for r in results]),
         **_latencies("tpot", launches, [r.figures.tpot_samples_s for r in results]),
         **_latencies("latency", launches, [r.figures.latency_samples_s for r in results]),
@@ -57,24 +36,61 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         tokens_compared=min(result.verification.tokens_compared for result in results),
         judge=first.verification.judge,
         repeatable=_all_repeat([result.verification.repeatable for result in results]),
-        oversubscribed=spec.execution.oversubscribed,
         shared=any(rank.shared for result in results for rank in result.ranks),
-        degenerate=spec.degenerate,
-        max_parameter_bytes=max(rank.parameter_bytes for rank in first.ranks),
-        max_kv_cache_bytes=max(rank.kv_cache_bytes for rank in first.ranks),
         max_peak_memory_bytes=max((peak for peak in peaks if peak is not None), default=None),
         peak_memory_bytes_by_rank=peaks,
-        torch=environment.torch,
-        cpu=environment.cpu,
-        num_cores=environment.num_cores,
-        num_hosts=len({rank.host for rank in first.ranks}),
-        cores_per_rank=spec.execution.cores_per_rank,
-        hostname=environment.hostname,
-        git_commit=environment.git_commit,
-        git_dirty=environment.git_dirty,
         launches=launches,
-        **summarise_readings(results),
+        **summarise_telemetry(results),
     )
+
+
+def _layout(result: RunResult) -> dict[str, Any]:
+    """Which engine ran on what, in which layout, and what its ranks held."""
+    spec, execution = result.spec, result.spec.execution
+    return {
+        "engine": spec.engine,
+        "strategy": spec.strategy,
+        "num_gpus": spec.num_gpus,
+        "mesh": str(spec.mesh),
+        "pp": spec.mesh.pp,
+        "dp": spec.mesh.dp,
+        "tp": spec.mesh.tp,
+        "device": execution.device,
+        "backend": execution.backend,
+        "linear": result.ranks[0].linear,
+        "attention": execution.attention,
+        "attention_prefill": _kernels(result, "prefill"),
+        "attention_decode": _kernels(result, "decode"),
+        "decode": execution.decode,
+        "oversubscribed": execution.oversubscribed,
+        "degenerate": spec.degenerate,
+        "cores_per_rank": execution.cores_per_rank,
+        "num_hosts": len({rank.host for rank in result.ranks}),
+        "max_parameter_bytes": max(rank.parameter_bytes for rank in result.ranks),
+        "max_kv_cache_bytes": max(rank.kv_cache_bytes for rank in result.ranks),
+    }
+
+
+def _work(result: RunResult) -> dict[str, Any]:
+    """Which model generated how much from what."""
+    spec = result.spec
+    return {
+        "model": spec.model.name,
+        "weights": result.weights_origin,
+        "dtype": spec.execution.dtype,
+        "workload": spec.workload.shape,
+        "workload_sha256": _workload_digest(result),
+        "prompts": spec.workload.source,
+        "batch_size": spec.workload.batch_size,
+        "num_requests": len(spec.workload.requests),
+        "output_tokens": spec.workload.num_output_tokens,
+    }
+
+
+def _machine(result: RunResult) -> dict[str, Any]:
+    environment = result.environment
+    names = ("torch", "cpu", "num_cores", "hostname", "git_commit", "git_dirty")
+    return {"device_name": environment.device_names[0], **{name: getattr(environment, name) for name in names}}
 
 
 def percentile(samples: Sequence[float], percent: int) -> float | None:
@@ -97,17 +113,12 @@ def _launch(result: RunResult) -> LaunchFigures:
     )
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
 def _latencies(
     name: str, launches: Sequence[LaunchFigures], samples: Sequence[Sequence[float]]
 ) -> dict[str, float | int | None]:
     pooled = [value for values in samples for value in values]
     return {
-        f"{name}_s": _median(getattr(launch, f"{name}_s") for launch in launches),
+        f"{name}_s": known_median(getattr(launch, f"{name}_s") for launch in launches),
         f"{name}_mean_s": fmean(pooled) if pooled else None,
         f"{name}_p90_s": percentile(pooled, 90),
         f"{name}_p95_s": percentile(pooled, 95),

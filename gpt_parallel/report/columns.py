@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gpt_parallel.report.compare.side_by_side import Row
-from gpt_parallel.report.tables import NOT_REPEATABLE, four_digits, text_table
+from gpt_parallel.report.tables import NOT_REPEATABLE, four_digits, marks, text_table
+from gpt_parallel.schema.metrics import METRICS, Metric
 
 NOTHING = "–"
 Cells = dict[Any, Any]  # a row of the frame
@@ -45,6 +46,16 @@ def _quoted(value: Any, show: Callable[[Any], str]) -> str:
     return NOTHING if pd.isna(value) else show(value)
 
 
+def _of_metric(metric: Metric) -> Column:
+    return Column(
+        metric.heading,
+        lambda row: _quoted(row[metric.name], metric.form.format),
+        metric.unit,
+        text_heading=metric.text_heading,
+    )
+
+
+_SHOWN = [metric for metric in METRICS if metric.heading]
 _RESULTS = (
     Column("case", lambda row: str(row["case"] if pd.isna(row["strategy"]) else row["strategy"]), is_text=True),
     Column("devices", lambda row: _number("num_gpus", ".0f")(row) + _marks(row)),
@@ -64,25 +75,10 @@ _RESULTS = (
     Column("round", _milliseconds("round_median_s"), " ms"),
     Column("utilisation", _number("utilisation_percent", ".0f"), " %", text_heading="utili-\nsation"),
     Column("peak memory", lambda row: _quoted(row["peak_memory_bytes"], lambda size: f"{size / 2**20:,.0f}"), " MiB"),
-    Column("imbalance", _times("imbalance")),
-    Column("MBU", _number("mbu", ".0%")),
-    Column("MFU", _number("mfu", ".0%")),
-    Column("energy per token", lambda row: _quoted(row["energy_j_per_token"], four_digits), " J"),
-    Column("power", _number("gpu_power_w", ".0f"), " W"),
-    Column("waiting", _number("breakdown_waiting", ".0%")),
-    Column("communication", _number("breakdown_communication", ".0%"), text_heading="commu-\nnication"),
+    *map(_of_metric, _SHOWN),
 )
 # Columns that are there only where something was measured for them, and what that is.
-_OPTIONAL = {
-    "× transformers": "times_transformers",
-    "imbalance": "imbalance",
-    "MBU": "mbu",
-    "MFU": "mfu",
-    "energy per token": "energy_j_per_token",
-    "power": "gpu_power_w",
-    "waiting": "breakdown_waiting",
-    "communication": "breakdown_communication",
-}
+_OPTIONAL = {"× transformers": "times_transformers", **{metric.heading: metric.name for metric in _SHOWN}}
 # A terminal is not as wide as a page.
 _TEXT_TABLES = (
     ("case", "devices", "mesh", "batch", "tokens/s", "speed-up", "efficiency", "× transformers", "round", "verified"),
@@ -90,7 +86,7 @@ _TEXT_TABLES = (
         *("case", "devices", "batch", "TTFT", "TPOT", "latency mean", "latency p50", "latency p90", "latency p99"),
         *("utilisation", "peak memory"),
     ),
-    ("case", "devices", "imbalance", "MBU", "MFU", "energy per token", "power", "waiting", "communication"),
+    ("case", "devices", *(metric.heading for metric in _SHOWN)),
 )
 # Heading of the side-by-side table, and whether the column holds words.
 COMPARISON = (
@@ -172,4 +168,4 @@ def _changing(row: Cells) -> str:
 def _marks(row: Cells) -> str:
     if pd.isna(row["oversubscribed"]):
         return ""
-    return "*" * bool(row["oversubscribed"]) + "†" * bool(row["degenerate"]) + "§" * bool(row["shared"])
+    return marks(bool(row["oversubscribed"]), bool(row["degenerate"]), bool(row["shared"]))

@@ -5,14 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from gpt_parallel.report.saved_run import Case, SavedRun
+from gpt_parallel.schema.metrics import METRICS
 from gpt_parallel.schema.summary import CaseSummary
 
-READINGS = (
-    *("mbu", "mfu", "peak", "imbalance", "cpu_share", "max_resident_bytes", "max_proportional_bytes"),
-    *("max_reserved_bytes", "gpu_memory_used_bytes", "gpu_power_w", "gpu_sm_clock_mhz", "gpu_memory_clock_mhz"),
-    *("gpu_temperature_c", "gpu_throttle_reasons", "energy_j_per_token", "breakdown_compute"),
-    *("breakdown_communication", "breakdown_waiting", "breakdown_sampling", "breakdown_host", "unavailable"),
-)
+READINGS = (*(metric.name for metric in METRICS), "peak", "gpu_throttle_reasons", "unavailable")
 COLUMNS = (
     "run",
     "case",
@@ -78,7 +74,7 @@ _COUNTS = (
     *("num_gpus", "batch_size", "num_cores", "rounds", "launches"),
     *("peak_memory_bytes", "parameter_bytes", "kv_cache_bytes"),
     *("latency_samples", "ttft_samples", "tpot_samples"),
-    *("max_resident_bytes", "max_proportional_bytes", "max_reserved_bytes", "gpu_memory_used_bytes"),
+    *(metric.name for metric in METRICS if metric.is_bytes),
 )
 _FLAGS = ("repeatable", "oversubscribed", "shared", "degenerate")
 
@@ -161,6 +157,6 @@ def _generation_columns(summary: CaseSummary, case: Case, single: CaseSummary | 
 
 def _utilisation_percent(summary: CaseSummary) -> float | None:
     """A GPU's as its driver tells it; of CPU ranks the share of their cores' time that they used."""
-    if summary.device == "cuda":
-        return summary.gpu_utilisation_percent
-    return None if summary.cpu_share is None else summary.cpu_share * 100
+    share: float | None = summary.cpu_share
+    percent: float | None = summary.gpu_utilisation_percent
+    return percent if summary.device == "cuda" else None if share is None else share * 100

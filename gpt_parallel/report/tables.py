@@ -10,6 +10,7 @@ from rich.table import Table
 from gpt_parallel.base.escaping import plain
 from gpt_parallel.schema.result import RunResult
 from gpt_parallel.schema.summary import CaseSummary
+from gpt_parallel.schema.telemetry import BREAKDOWN_PARTS
 
 _OVERSUBSCRIBED, _DEGENERATE, _SHARED = "*", "†", "§"
 NOT_REPEATABLE = "‡"
@@ -17,7 +18,6 @@ _PROVED = {"engine": "which nobody else has proved (judge: engine)"}
 # Headings of columns that hold words.
 _WORDS = ("case", "run", "commit", "branch", "machine", "strategy", "mesh", "verified")
 _WIDE = 1000  # a table takes only what it needs
-PARTS = ("compute", "communication", "waiting", "sampling", "host")
 
 
 MEANING = (
@@ -50,12 +50,16 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], is_narrow
     return "\n".join(line for line in lines if line)
 
 
+def marks(oversubscribed: bool, degenerate: bool, shared: bool) -> str:
+    """What stands behind a number of devices whose figures need a word; `captions` has the words."""
+    return _OVERSUBSCRIBED * oversubscribed + _DEGENERATE * degenerate + _SHARED * shared
+
+
 def _row(case: CaseSummary, single: float | None) -> list[str]:
     speedup = case.throughput_tok_s / single if case.throughput_tok_s and single and not case.is_peer else None
-    marks = _OVERSUBSCRIBED * case.oversubscribed + _DEGENERATE * case.degenerate + _SHARED * case.shared
     return [
         case.strategy,
-        f"{case.num_gpus}{marks}",
+        f"{case.num_gpus}{marks(case.oversubscribed, case.degenerate, case.shared)}",
         case.mesh,
         _number(case.throughput_tok_s, ",.1f"),
         _number(speedup, ".2f", "×"),
@@ -147,19 +151,19 @@ def _how_verified(case: CaseSummary) -> str:
 
 def shares(case: CaseSummary) -> dict[str, float] | None:
     """Each part's share of the pass, over all ranks; None where the case was not broken down."""
-    found = {part: getattr(case, f"breakdown_{part}") for part in PARTS}
+    found = {part: getattr(case, f"breakdown_{part}") for part in BREAKDOWN_PARTS}
     known = {part: share for part, share in found.items() if share is not None}
-    return known if len(known) == len(PARTS) else None
+    return known if len(known) == len(BREAKDOWN_PARTS) else None
 
 
 def render_breakdown(cases: Sequence[CaseSummary]) -> str:
     """A row for each case that was broken down; empty if none was."""
     rows = [
-        [case.strategy, str(case.num_gpus), case.mesh, *(f"{part[name]:.1%}" for name in PARTS)]
+        [case.strategy, str(case.num_gpus), case.mesh, *(f"{part[name]:.1%}" for name in BREAKDOWN_PARTS)]
         for case in cases
         if (part := shares(case))
     ]
-    return f"\n{MEANING}\n\n{text_table(('strategy', 'devices', 'mesh', *PARTS), rows)}\n" if rows else ""
+    return f"\n{MEANING}\n\n{text_table(('strategy', 'devices', 'mesh', *BREAKDOWN_PARTS), rows)}\n" if rows else ""
 
 
 def render_ranks(result: RunResult) -> str:
@@ -168,10 +172,10 @@ def render_ranks(result: RunResult) -> str:
     for rank in result.ranks:
         if rank.breakdown is not None:
             methods.append(rank.breakdown.method)
-            parts = [getattr(rank.breakdown, f"{name}_s") for name in ("wall", *PARTS)]
+            parts = [getattr(rank.breakdown, f"{name}_s") for name in ("wall", *BREAKDOWN_PARTS)]
             place = [str(rank.rank), str(rank.stage), str(rank.replica), str(rank.shard)]
             rows.append(place + [f"{seconds * 1000:.1f} ms" for seconds in parts])
     if not rows:
         return ""
-    table = text_table(("rank", "stage", "replica", "shard", "pass", *PARTS), rows)
+    table = text_table(("rank", "stage", "replica", "shard", "pass", *BREAKDOWN_PARTS), rows)
     return f"\n{MEANING}\n\n{table}\n\n{methods[0]}\n"

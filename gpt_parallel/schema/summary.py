@@ -1,12 +1,13 @@
 """A case's figures as reports, gates and pytest-benchmark's files have them."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, create_model
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
 from gpt_parallel.schema.frozen import Frozen
+from gpt_parallel.schema.metrics import METRICS
 from gpt_parallel.schema.result import FAULT_INJECTED
 
 # Beyond these a saved figure is not a measurement, and what is computed of it would not be finite.
@@ -33,7 +34,7 @@ class LaunchFigures(Frozen):
 OWN_ENGINE = "gpt_parallel"
 
 
-class CaseSummary(Frozen):
+class _Row(Frozen):
     """A case's figures as one row, all its launches together: pytest-benchmark's `extra_info`.
 
     Everything but `launches` is flat. Times are medians over launches; `_mean`, `_p90`, `_p95` and `_p99` are over the
@@ -41,9 +42,9 @@ class CaseSummary(Frozen):
     single-device run; `repeatable` is false where a timed round of any launch chose other tokens than its recorded
     pass; `attention_…` are the kernels that ran.
 
-    From `imbalance` on, `telemetry.py` has each figure's meaning. They are medians over launches; of a launch's ranks
-    or GPUs the mean is taken, the largest of memory and temperature, the sum of power and energy. `breakdown_…` are
-    shares of the pass. `unavailable` has the reasons for what is null.
+    There is a field for each row of `METRICS` too; `telemetry.py` has their meanings. They are medians over launches;
+    of a launch's ranks or GPUs the mean is taken, the largest of memory and temperature, the sum of power and energy.
+    `breakdown_…` are shares of the pass. `unavailable` has the reasons for what is null.
     """
 
     model_config = ConfigDict(extra="ignore")  # users may add to a benchmark's extra_info
@@ -115,27 +116,8 @@ class CaseSummary(Frozen):
     git_commit: str | None
     git_dirty: bool | None
     launches: Annotated[tuple[LaunchFigures, ...], Field(min_length=1)]
-    imbalance: Quantity | None = None
-    mbu: Quantity | None = None
-    mfu: Quantity | None = None
     peak: str | None = None
-    cpu_share: Quantity | None = None
-    max_resident_bytes: Count | None = None
-    max_proportional_bytes: Count | None = None
-    max_reserved_bytes: Count | None = None
-    gpu_utilisation_percent: Quantity | None = None
-    gpu_memory_used_bytes: Count | None = None
-    gpu_power_w: Quantity | None = None
-    gpu_sm_clock_mhz: Quantity | None = None
-    gpu_memory_clock_mhz: Quantity | None = None
-    gpu_temperature_c: Quantity | None = None
     gpu_throttle_reasons: str | None = None
-    energy_j_per_token: Quantity | None = None
-    breakdown_compute: Quantity | None = None
-    breakdown_communication: Quantity | None = None
-    breakdown_waiting: Quantity | None = None
-    breakdown_sampling: Quantity | None = None
-    breakdown_host: Quantity | None = None
     unavailable: str | None = None
 
     @validate_model(mode="after")
@@ -166,3 +148,19 @@ class CaseSummary(Frozen):
     def is_peer(self) -> bool:
         """Whether another engine's run, measured beside ours."""
         return self.engine != OWN_ENGINE
+
+
+if TYPE_CHECKING:
+
+    class CaseSummary(_Row):
+        def __getattr__(self, name: str) -> Any:
+            """The fields of `METRICS`."""
+
+else:
+    CaseSummary = create_model(
+        "CaseSummary",
+        __base__=_Row,
+        __doc__=_Row.__doc__,
+        __module__=__name__,
+        **{metric.name: (Count | None if metric.is_bytes else Quantity | None, None) for metric in METRICS},
+    )

@@ -50,6 +50,9 @@ class PeakRates(Readings):
     flop_per_s: NonNegativeFloat | None = None
 
 
+BREAKDOWN_PARTS = ("compute", "communication", "waiting", "sampling", "host")
+
+
 class Breakdown(Frozen):
     """Where one rank's time went in one instrumented pass, which all ranks start and end together; seconds.
 

@@ -22,9 +22,9 @@ from gpt_parallel.engine.comm.transport import Transport
 from gpt_parallel.engine.generation.sampling import Sampler
 from gpt_parallel.engine.model.interface import DecoderPart
 from gpt_parallel.engine.timing.stopwatch import Mark, Stopwatch
-from gpt_parallel.schema.telemetry import Breakdown
+from gpt_parallel.schema.telemetry import BREAKDOWN_PARTS, Breakdown
 
-_COMPUTE, _COMMUNICATION, _WAITING, _SAMPLING, _HOST = "compute", "communication", "waiting", "sampling", "host"
+_COMPUTE, _COMMUNICATION, _WAITING, _SAMPLING, _HOST = BREAKDOWN_PARTS
 _OPERATIONS = ("all_reduce", "gather", "send", "receive")
 
 

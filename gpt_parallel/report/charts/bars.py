@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from gpt_parallel.base.escaping import plain
 from gpt_parallel.report.saved_run import Case
-from gpt_parallel.report.tables import PARTS, shares
+from gpt_parallel.report.tables import marks, shares
 from gpt_parallel.schema.summary import CaseSummary
+from gpt_parallel.schema.telemetry import BREAKDOWN_PARTS
 
 # Of lengths without a common divisor, so that 210 strategies differ in at least one of the three.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -51,8 +52,8 @@ def wrap(data: Data, text: str) -> str:
 
 
 def _label(summary: CaseSummary) -> str:
-    marks = "*" * summary.oversubscribed + "†" * summary.degenerate + "§" * summary.shared
-    return plain(f"{summary.strategy} · {summary.num_gpus}{marks}")
+    known = marks(summary.oversubscribed, summary.degenerate, summary.shared)
+    return plain(f"{summary.strategy} · {summary.num_gpus}{known}")
 
 
 def make_axes(data: Data, height: float) -> tuple[Figure, Any]:
@@ -154,14 +155,14 @@ def breakdown(data: Data) -> Figure | None:
     if not known or len(known) > MOST_BARS:
         return None
     figure, axes = _bars(data, [summary for summary, _ in known])
-    for number, part in enumerate(PARTS):
+    for number, part in enumerate(BREAKDOWN_PARTS):
         widths = [parts[part] * 100 for _, parts in known]
-        starts = [sum(parts[before] for before in PARTS[:number]) * 100 for _, parts in known]
+        starts = [sum(parts[before] for before in BREAKDOWN_PARTS[:number]) * 100 for _, parts in known]
         style = {"color": _COLOURS[number], "hatch": _HATCHES[number], "edgecolor": "white", "height": 0.72}
         axes.barh(range(len(known)), widths, left=starts, label=part, **style)
     axes.set_xlim(0, 100)
     axes.set_xlabel(wrap(data, "% of all ranks' time in one extra pass (waiting: for peers; host: what is left)"))
     axes.set_title("Where the time goes", loc="left")
-    columns = 3 if data.width < 5 else len(PARTS)
+    columns = 3 if data.width < 5 else len(BREAKDOWN_PARTS)
     figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
     return figure
