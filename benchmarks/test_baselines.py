@@ -19,7 +19,7 @@ import pytest
 from turns import Engine, EngineError, TooSlowError, take_turns
 
 from gpt_parallel.launch.fork_server import server_environment
-from gpt_parallel.schema.result import RankReport
+from gpt_parallel.schema.result import Diagnostics, Generated, RankPlace, RankReport, TokenRecord
 from gpt_parallel.schema.run import Job, JobKind
 
 PEERS = Path(__file__).with_name("peers.py")
@@ -83,14 +83,14 @@ def test_baseline(gpt_suite, gpt_record, measured, engine, tmp_path_factory):
             pytest.fail(str(found), pytrace=False)
         tokens, run = found
         report = RankReport(
-            **dict.fromkeys(("rank", "stage", "replica", "shard", "num_heads", "parameter_bytes"), 0),
-            layers=(0, spec.model.architecture.num_layers),
-            rounds=tuple(run.rounds),
-            device_name=run.device_name,
-            peak_memory_bytes=run.peak,
-            torch_version=run.torch,
+            place=RankPlace(device_name=run.device_name, torch_version=run.torch),
+            generated=Generated(
+                rounds=tuple(run.rounds),
+                records=tuple(TokenRecord(request_id=key, tokens=own) for key, own in sorted(tokens.items())),
+            ),
+            diagnostics=Diagnostics(peak_memory_bytes=run.peak),
         )
         named = spec.model_copy(update={"engine": engine, "strategy": engine})
-        return [gpt_suite.result_of_peer(named, report, tokens)]
+        return [gpt_suite.result_of_peer(named, report)]
 
     gpt_record(launch, NUM_ROUNDS)

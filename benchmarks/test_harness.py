@@ -80,7 +80,7 @@ def test_cases_spend_their_time_on_work(benchmark, preset):
             begin = time.monotonic()
             result = suite.run(suite.spec(strategy, num_gpus))
             wall = time.monotonic() - begin
-            work = max(sum(rank.phase_seconds.get(phase, 0.0) for phase in WORK) for rank in result.ranks)
+            work = max(sum(rank.diagnostics.phase_seconds.get(phase, 0.0) for phase in WORK) for rank in result.ranks)
             seconds[result.spec.name] = (wall, wall - work)
 
     fork_server.warm_up()

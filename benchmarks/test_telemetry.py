@@ -20,7 +20,7 @@ def test_telemetry_costs_at_most_a_hundredth(benchmark, gpt_suite, strategy, num
     def throughput(telemetry):
         execution = spec.execution.model_copy(update={"telemetry": telemetry})
         result = gpt_suite.run(spec.model_copy(update={"execution": execution}))
-        assert (result.ranks[0].telemetry is not None) == telemetry
+        assert (result.ranks[0].diagnostics.telemetry is not None) == telemetry
         return result.figures.throughput_tok_s
 
     def take_turns():

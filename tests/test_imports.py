@@ -80,6 +80,16 @@ def test_the_top_of_the_package_is_small():
     assert {entry.name for entry in entries if entry.is_dir()} == {*MAY_IMPORT}
 
 
+def test_files_and_functions_are_short():
+    """At most 300 lines a file, 60 a function."""
+    for name, path in MODULES.items():
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300, name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{name}: {node.name}"
+
+
 def test_the_parent_side_brings_in_no_torch():
     names = ("bench.suite", "pytest_plugin.plugin", "cli", "bench.session_record")
     modules = [f"gpt_parallel.{name}" for name in names]

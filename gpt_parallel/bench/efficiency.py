@@ -19,7 +19,7 @@ def efficiency(spec: RunSpec, ranks: Sequence[RankReport], figures: Figures) -> 
     MFU (model FLOPs utilisation): operations of a round ÷ (the median round's seconds × the ranks' operations per
     second). Source: Chowdhery et al., "PaLM" (2022), appendix B.
     """
-    methods = [rank.peak_rates.method for rank in ranks if rank.peak_rates]
+    methods = [rates.method for rank in ranks if (rates := rank.diagnostics.peak_rates)]
     needed, operations = [bytes_per_step(spec, rank) for rank in ranks], flop_per_round(spec)
     values: dict[str, float] = {}
     unavailable = {}
@@ -52,10 +52,11 @@ def _peaks(ranks: Sequence[RankReport], name: str) -> list[float] | str:
     """Every rank's peak, or why there is none."""
     found = []
     for rank in ranks:
-        if rank.peak_rates is None:
+        rates = rank.diagnostics.peak_rates
+        if rates is None:
             return "the peak was not measured: no round was timed, or telemetry was switched off"
-        rate = getattr(rank.peak_rates, name)
+        rate = getattr(rates, name)
         if not rate:
-            return f"rank {rank.rank}: {rank.peak_rates.unavailable.get(name, 'the peak is 0')}"
+            return f"rank {rank.place.rank}: {rates.unavailable.get(name, 'the peak is 0')}"
         found.append(rate)
     return found

@@ -49,12 +49,12 @@ def describe_environment(ranks: Sequence[RankReport]) -> Environment:
     commit, dirty = git_state()
     return Environment(
         gpt_parallel=__version__,
-        torch=ranks[0].torch_version,
+        torch=ranks[0].place.torch_version,
         python=platform.python_version(),
         platform=platform.platform(),
         cpu=cpu_name(),
         num_cores=len(available_cores()),
-        device_names=tuple(rank.device_name for rank in ranks),
+        device_names=tuple(rank.place.device_name for rank in ranks),
         hostname=platform.node(),
         git_commit=commit,
         git_dirty=dirty,

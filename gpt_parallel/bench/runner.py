@@ -56,8 +56,8 @@ class Runner:
             else:
                 ranks = self._launch(job, self.on_phase, sampler)
             gpus = sampler.telemetry(ranks)
-        if any(rank.oversubscribed for rank in ranks):
-            spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"oversubscribed": True})})
+        if any(rank.place.oversubscribed for rank in ranks):
+            spec = spec.with_execution(oversubscribed=True)
         return Run(spec, ranks, gpus, sampler.reason)
 
     def generate_alone(self, spec: RunSpec) -> tuple[RankReport, ...]:
@@ -68,7 +68,7 @@ class Runner:
         """What one device, by the engine (`kind` SCORE) or by transformers (JUDGE), thinks of each of `tokens`."""
         tolerance = TOLERANCES[spec.execution.dtype]
         job = Job(kind=kind, spec=spec.single_device(), tokens_to_score=tuple(tokens), tolerance=tolerance)
-        return self._launch_single(job, "judge" if kind == JobKind.JUDGE else "reference")[0].scores
+        return self._launch_single(job, "judge" if kind == JobKind.JUDGE else "reference")[0].scored or ()
 
     def _launch_single(self, job: Job, name: str) -> tuple[RankReport, ...]:
         try:
@@ -94,7 +94,7 @@ class Runner:
 
 
 def _marked(ranks: tuple[RankReport, ...], claimed: Claimed) -> tuple[RankReport, ...]:
-    return tuple(rank.model_copy(update={"shared": claimed.are_shared}) for rank in ranks)
+    return tuple(rank.placed(shared=claimed.are_shared) for rank in ranks)
 
 
 def fault_note(fault: FaultSpec | None) -> str:

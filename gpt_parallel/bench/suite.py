@@ -1,6 +1,6 @@
 """Runs cases: resolves settings once, launches each case and proves it against a reference made once per workload."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,8 @@ from gpt_parallel.launch.watch import OnPhase
 from gpt_parallel.layout.strategies import is_degenerate, mesh_for
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.model import ModelSpec
-from gpt_parallel.schema.result import FAULT_INJECTED, Output, RankReport, RunResult, Verification
+from gpt_parallel.schema.result import FAULT_INJECTED, Diagnostics, Output, RankReport, RunResult, Verification
 from gpt_parallel.schema.run import MeshSpec, RunSpec, SamplingSpec, WorkloadSpec
-
-_NO_FIGURES: dict[str, Any] = {
-    "rounds": (),
-    "telemetry": None,
-    "peak_rates": None,
-    "breakdown": None,
-    "phase_seconds": {},
-}
 
 
 class InjectedFaultError(VerificationError):
@@ -158,7 +150,7 @@ class Suite:
         Raises LaunchError if a rank fails, VerificationError on a mismatch and InjectedFaultError after a fault.
         """
         if not timed:
-            spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"rounds": 0})})
+            spec = spec.with_execution(rounds=0)
         if self.settings.verify:
             self.verifier.reference(spec)  # made and judged now, for nothing may run beside timed rounds
         if spec.execution.profile is not None:
@@ -171,7 +163,7 @@ class Suite:
         verification = Verification(status="skipped")
         if self.settings.verify:
             verification = self.verifier.verify(spec, ranks)
-        result = self._result(spec, ranks, verification, {key: r.tokens for key, r in records_of(ranks).items()})
+        result = self._result(spec, ranks, verification)
         return result.model_copy(
             update={
                 "gpus": gpus,
@@ -180,37 +172,51 @@ class Suite:
             }
         )
 
-    def result_of_peer(self, spec: RunSpec, rank: RankReport, tokens: Mapping[int, tuple[int, ...]]) -> RunResult:
+    def result_of_peer(self, spec: RunSpec, rank: RankReport) -> RunResult:
         """What another engine made of a case's requests on one device; VerificationError on a mismatch."""
-        return self._result(spec, [rank], self.verifier.verify_tokens(spec, tokens), tokens)
+        return self._result(spec, [rank], self.verifier.verify(spec, [rank]))
 
     def _result(
         self,
         spec: RunSpec,
         ranks: Sequence[RankReport],
         verification: Verification,
-        tokens: Mapping[int, tuple[int, ...]],
     ) -> RunResult:
-        is_faulty = spec.execution.fault is not None
+        is_faulty, records = spec.execution.fault is not None, records_of(ranks)
         if is_faulty:
             verification = Verification(status=FAULT_INJECTED)
-            ranks = [rank.model_copy(update=_NO_FIGURES) for rank in ranks]
+            ranks = [_without_figures(rank) for rank in ranks]
         result = RunResult(
             spec=spec,
             weights_origin=spec.model.weights_origin,
             verification=verification,
             figures=figures(spec, ranks),
             environment=describe_environment(ranks),
-            ranks=tuple(rank.model_copy(update={"records": ()}) for rank in ranks),
+            ranks=tuple(_without_records(rank) for rank in ranks),
             outputs=tuple(
-                Output(request_id=key, tokens=chosen, text=self.tokenizer.decode(chosen))
-                for key, chosen in sorted(tokens.items())
+                Output(request_id=key, tokens=record.tokens, text=self.tokenizer.decode(record.tokens))
+                for key, record in sorted(records.items())
             ),
         )
         result = redact_tree(result)
         if is_faulty:
             raise InjectedFaultError(result)
         return result
+
+
+def _without_figures(rank: RankReport) -> RankReport:
+    diagnostics = Diagnostics(peak_memory_bytes=rank.diagnostics.peak_memory_bytes)
+    return _generated(rank, rounds=()).model_copy(update={"diagnostics": diagnostics})
+
+
+def _without_records(rank: RankReport) -> RankReport:
+    """The result has the tokens once, as its outputs."""
+    return _generated(rank, records=())
+
+
+def _generated(rank: RankReport, **changes: Any) -> RankReport:
+    assert rank.generated is not None
+    return rank.model_copy(update={"generated": rank.generated.model_copy(update=changes)})
 
 
 def _make_directory(path: Path) -> None:

@@ -36,7 +36,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
         tokens_compared=min(result.verification.tokens_compared for result in results),
         judge=first.verification.judge,
         repeatable=_all_repeat([result.verification.repeatable for result in results]),
-        shared=any(rank.shared for result in results for rank in result.ranks),
+        shared=any(rank.place.shared for result in results for rank in result.ranks),
         max_peak_memory_bytes=max((peak for peak in peaks if peak is not None), default=None),
         peak_memory_bytes_by_rank=peaks,
         launches=launches,
@@ -47,6 +47,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
 def _layout(result: RunResult) -> dict[str, Any]:
     """Which engine ran on what, in which layout, and what its ranks held."""
     spec, execution = result.spec, result.spec.execution
+    held = [rank.holding for rank in result.ranks if rank.holding]
     return {
         "engine": spec.engine,
         "strategy": spec.strategy,
@@ -57,7 +58,7 @@ def _layout(result: RunResult) -> dict[str, Any]:
         "tp": spec.mesh.tp,
         "device": execution.device,
         "backend": execution.backend,
-        "linear": result.ranks[0].linear,
+        "linear": held[0].linear if held else None,
         "attention": execution.attention,
         "attention_prefill": _kernels(result, "prefill"),
         "attention_decode": _kernels(result, "decode"),
@@ -65,9 +66,9 @@ def _layout(result: RunResult) -> dict[str, Any]:
         "oversubscribed": execution.oversubscribed,
         "degenerate": spec.degenerate,
         "cores_per_rank": execution.cores_per_rank,
-        "num_hosts": len({rank.host for rank in result.ranks}),
-        "max_parameter_bytes": max(rank.parameter_bytes for rank in result.ranks),
-        "max_kv_cache_bytes": max(rank.kv_cache_bytes for rank in result.ranks),
+        "num_hosts": len({rank.place.host for rank in result.ranks}),
+        "max_parameter_bytes": max((each.parameter_bytes for each in held), default=0),
+        "max_kv_cache_bytes": max((each.kv_cache_bytes or 0 for each in held), default=0),
     }
 
 
@@ -109,7 +110,7 @@ def _launch(result: RunResult) -> LaunchFigures:
         itl_s=figures.itl_s,
         tpot_s=figures.tpot_s,
         latency_s=figures.latency_s,
-        peak_memory_bytes=max((r.peak_memory_bytes for r in result.ranks if r.peak_memory_bytes), default=None),
+        peak_memory_bytes=max(filter(None, _peaks(result)), default=None),
     )
 
 
@@ -129,7 +130,8 @@ def _latencies(
 
 def _kernels(result: RunResult, phase: str) -> str | None:
     """Of all ranks: those without layers have none."""
-    found = (getattr(rank.attention, phase) for rank in result.ranks if rank.attention)
+    known = [rank.generated.attention for rank in result.ranks if rank.generated and rank.generated.attention]
+    found = (getattr(kernels, phase) for kernels in known)
     return "+".join(sorted({kernel for kernels in found if kernels for kernel in kernels.split("+")})) or None
 
 
@@ -140,8 +142,12 @@ def _all_repeat(launches: Sequence[bool | None]) -> bool | None:
 
 
 def _largest_by_rank(results: Sequence[RunResult]) -> tuple[int | None, ...]:
-    by_rank = zip(*(result.ranks for result in results), strict=True)
-    return tuple(max((r.peak_memory_bytes for r in ranks if r.peak_memory_bytes), default=None) for ranks in by_rank)
+    by_rank = zip(*map(_peaks, results), strict=True)
+    return tuple(max(filter(None, peaks), default=None) for peaks in by_rank)
+
+
+def _peaks(result: RunResult) -> list[int | None]:
+    return [rank.diagnostics.peak_memory_bytes for rank in result.ranks]
 
 
 def _workload_digest(result: RunResult) -> str:

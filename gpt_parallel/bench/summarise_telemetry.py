@@ -34,7 +34,7 @@ def _reasons(result: RunResult, missing: Sequence[str]) -> str:
     names = {metric.source: metric.name for metric in METRICS} | {"throttle_reasons": "gpu_throttle_reasons"}
     known: dict[str, str] = {}
     readings: list[Readings | None] = [result.efficiency, result.energy, *result.gpus]
-    readings += [rank.telemetry for rank in result.ranks]
+    readings += [rank.diagnostics.telemetry for rank in result.ranks]
     for reading in readings:
         for source, reason in (reading.unavailable if reading else {}).items():
             known.setdefault(names.get(source, source), reason)

@@ -36,7 +36,8 @@ def tokens_of(records: Records) -> list[RequestTokens]:
 def verify(ranks: Sequence[RankReport], reference: Records, dtype: Dtype, score: Score, judge: str) -> Verification:
     """Compare a run's recorded pass, and the tokens of its rounds, with the reference's records.
 
-    `score` is asked for `judge`'s teacher-forced scores only where tokens differ.
+    Where a run's records have no log-probabilities, as other engines' have none, only tokens are compared. `score` is
+    asked for `judge`'s teacher-forced scores only where tokens differ.
     """
     tolerance = TOLERANCES[dtype]
     run, changed = records_of(ranks), _changed_in_rounds(ranks)
@@ -61,28 +62,7 @@ def verify(ranks: Sequence[RankReport], reference: Records, dtype: Dtype, score:
         judge=judge,
         repeatable=not changed if has_rounds else None,
         tokens_compared=sum(len(run[key].tokens) for key in run if key in reference),
-        max_logprob_difference=max((abs(d.own - d.expected) for d in differences), default=0.0),
-        ties=tuple(ties),
-        problems=tuple(problems),
-    )
-
-
-def verify_tokens(
-    tokens: Mapping[int, tuple[int, ...]], reference: Records, dtype: Dtype, score: Score, judge: str
-) -> Verification:
-    """The same for another engine, of which nothing is known but its tokens."""
-    missing = sorted(set(tokens) ^ set(reference))
-    problems = [f"requests {missing} are not in both the run and its reference"] if missing else []
-    problems += _length_problems({key: len(own) for key, own in tokens.items()}, reference)
-    ties: list[Tie] = []
-    given = [RequestTokens(request_id=key, tokens=own) for key, own in tokens.items()]
-    if not problems and (differing := _differing(given, reference)):
-        scored = zip(differing, score(differing), strict=True)
-        ties, problems = _sort([_judge(own, reference, its, TOLERANCES[dtype], _RECORDED) for own, its in scored])
-    return Verification(
-        status="mismatch" if problems else "tie" if ties else "exact",
-        judge=judge,
-        tokens_compared=sum(map(len, tokens.values())),
+        max_logprob_difference=_largest(differences, run),
         ties=tuple(ties),
         problems=tuple(problems),
     )
@@ -130,7 +110,7 @@ def _changed_in_rounds(ranks: Sequence[RankReport]) -> dict[RequestTokens, list[
     for rank in ranks:
         for number, timed in enumerate(rank.rounds, start=1):
             for own in timed.changed:
-                changed.setdefault(own, {}).setdefault(number, _Where(number, rank.rank))
+                changed.setdefault(own, {}).setdefault(number, _Where(number, rank.place.rank))
     return {own: list(places.values()) for own, places in changed.items()}
 
 
@@ -159,14 +139,16 @@ def _length_problems(lengths: Mapping[int, int], reference: Records) -> list[str
 
 def _shard_problems(ranks: Sequence[RankReport]) -> list[str]:
     """Shards of a replica exchange what they choose, so they may not disagree, however little their logits repeat."""
-    last = max((rank.stage for rank in ranks), default=0)
+    last = max((rank.place.stage for rank in ranks), default=0)
     speakers: dict[int, RankReport] = {}
     problems = []
-    for rank in (rank for rank in ranks if rank.stage == last):
-        speaker = speakers.setdefault(rank.replica, rank)
+    for rank in (rank for rank in ranks if rank.place.stage == last):
+        speaker = speakers.setdefault(rank.place.replica, rank)
         for number, pair in enumerate(zip(speaker.rounds, rank.rounds, strict=True), start=1):
             if pair[0].changed != pair[1].changed:
-                problems.append(f"round {number}: ranks {speaker.rank} and {rank.rank} chose different tokens")
+                problems.append(
+                    f"round {number}: ranks {speaker.place.rank} and {rank.place.rank} chose different tokens"
+                )
     return problems
 
 
@@ -185,8 +167,19 @@ class _Difference(NamedTuple):
 
 
 def _logprob_differences(run: TokenRecord, expected: TokenRecord | TokenScore) -> Iterator[_Difference]:
+    """Of each token; of none where the run's log-probabilities are not known."""
+    if run.logprobs is None:
+        return iter(())
+    assert expected.logprobs is not None
+    assert expected.logit_scales is not None
     rows = zip(run.logprobs, expected.logprobs, expected.logit_scales, strict=True)
     return (_Difference(run.request_id, position, *row) for position, row in enumerate(rows))
+
+
+def _largest(differences: Sequence[_Difference], run: Records) -> float | None:
+    if not differences and any(record.logprobs is None for record in run.values()):
+        return None
+    return max((abs(d.own - d.expected) for d in differences), default=0.0)
 
 
 def _logprob_problems(differences: Sequence[_Difference], tolerance: float) -> list[str]:

@@ -1,13 +1,13 @@
 """Proves cases: makes a single-device reference once per workload, has it judged once, and holds runs against it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 from gpt_parallel.base.redaction import redact
 from gpt_parallel.bench import verdicts
 from gpt_parallel.bench.runner import Runner, fault_note
-from gpt_parallel.bench.verification import Records, prove, records_of, tokens_of, verify, verify_tokens
+from gpt_parallel.bench.verification import Records, prove, records_of, tokens_of, verify
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.schema.result import RankReport, TokenScore, Verification
 from gpt_parallel.schema.run import JobKind, RequestTokens, RunSpec
@@ -98,11 +98,6 @@ class Verifier:
         """The verdict on a run. Raises VerificationError on a mismatch, LaunchError if the judge could not be asked."""
         score = partial(self._score, spec)
         return _passed(spec, verify(ranks, self.reference(spec), spec.execution.dtype, score, self.judge))
-
-    def verify_tokens(self, spec: RunSpec, tokens: Mapping[int, tuple[int, ...]]) -> Verification:
-        """The verdict on another engine's tokens. Raises as `verify`."""
-        score = partial(self._score, spec)
-        return _passed(spec, verify_tokens(tokens, self.reference(spec), spec.execution.dtype, score, self.judge))
 
 
 def _passed(spec: RunSpec, verification: Verification) -> Verification:

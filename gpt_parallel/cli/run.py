@@ -83,7 +83,7 @@ def _write(path: Path, result: RunResult) -> None:
 def _with_own_profile(spec: RunSpec, settings: Settings) -> RunSpec:
     """One run's traces need no directory for each case."""
     profile = str(Path(settings.profile).absolute()) if settings.profile is not None else None
-    return spec.model_copy(update={"execution": spec.execution.model_copy(update={"profile": profile})})
+    return spec.with_execution(profile=profile)
 
 
 def _choose_case(settings: Settings) -> PlannedCase:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,9 +29,18 @@ from gpt_parallel.engine.timing.telemetry import CpuMeter, peak_memory, read_tel
 from gpt_parallel.layout.batches import Batch, deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.part import Part, part_of
-from gpt_parallel.schema.result import RankReport, RoundReport, TokenRecord, TokenScore
+from gpt_parallel.schema.result import (
+    Diagnostics,
+    Generated,
+    Holding,
+    RankPlace,
+    RankReport,
+    RoundReport,
+    TokenRecord,
+    TokenScore,
+)
 from gpt_parallel.schema.run import Request, RequestTokens, RunSpec
-from gpt_parallel.schema.telemetry import Breakdown, PeakRates
+from gpt_parallel.schema.telemetry import Breakdown, PeakRates, RankTelemetry
 
 
 class Rank:
@@ -48,13 +56,6 @@ class Rank:
             self._collectives = connect(self._mesh, spec.execution, self._device, rendezvous)
         with self._phase("load weights"):
             self._model = self._load()
-        part = self._model.part
-        self._held: dict[str, Any] = {
-            "layers": (part.layers.start, part.layers.stop),
-            "num_heads": len(part.heads),
-            "parameter_bytes": self._parameter_bytes,
-            "linear": self._model.kernel,
-        }
         self._sampler = Sampler(
             spec.workload.sampling,
             spec.model.architecture,
@@ -101,24 +102,45 @@ class Rank:
         watch: AbstractContextManager[None] = meter if execution.telemetry else nullcontext()
         rounds = [self._round(index, generator, stopwatch, records, watch) for index in range(execution.rounds)]
         is_speaker = self._mesh.is_last_stage and self._mesh.shard == 0
+        generated = Generated(
+            rounds=tuple(rounds),
+            records=tuple(records) if is_speaker else (),
+            attention=kernels_of(kernels),
+            collectives=self._collectives.counts(),
+        )
+        holding = self._holding(generator.cache_bytes)
         # Read before anything else needs memory.
-        found: dict[str, Any] = {
-            "kv_cache_bytes": generator.cache_bytes,
-            "peak_memory_bytes": peak_memory(self._device),
-            "attention": kernels_of(kernels),
-        }
-        if rounds and execution.telemetry:
-            with self._phase("read telemetry"):
-                found["telemetry"] = read_telemetry(meter, execution.cores_per_rank, self._device)
+        peak, telemetry = peak_memory(self._device), self._read_telemetry(meter) if rounds else None
         self._profile(generator)
         del generator  # captured graphs must go before the communicators they call
         if execution.decode == "graph":
             gc.collect()  # a generator and its captured steps refer to each other
-        found["breakdown"] = self._break_down(lanes, stopwatch)
-        if rounds and execution.telemetry:
-            with self._phase("measure peaks"):
-                found["peak_rates"] = self._measure_peaks()
-        return self._report(rounds=tuple(rounds), records=tuple(records) if is_speaker else (), **found)
+        breakdown = self._break_down(lanes, stopwatch)
+        diagnostics = Diagnostics(
+            peak_memory_bytes=peak,
+            telemetry=telemetry,
+            breakdown=breakdown,
+            peak_rates=self._measure_peaks() if rounds and execution.telemetry else None,
+        )
+        place = self._finish()
+        return RankReport(place=place, holding=holding, generated=generated, diagnostics=self._with_phases(diagnostics))
+
+    def _holding(self, cache_bytes: int | None = None) -> Holding:
+        part = self._model.part
+        return Holding(
+            layers=(part.layers.start, part.layers.stop),
+            num_heads=len(part.heads),
+            parameter_bytes=self._parameter_bytes,
+            kv_cache_bytes=cache_bytes,
+            linear=self._model.kernel,
+        )
+
+    def _read_telemetry(self, meter: CpuMeter) -> RankTelemetry | None:
+        execution = self._spec.execution
+        if not execution.telemetry:
+            return None
+        with self._phase("read telemetry"):
+            return read_telemetry(meter, execution.cores_per_rank, self._device)
 
     def _round(
         self,
@@ -160,16 +182,21 @@ class Rank:
     def _measure_peaks(self) -> PeakRates:
         """The last that a rank does: its model makes room for what is needed."""
         size, dtype = self._parameter_bytes, self._model.dtype
-        del self._model
         oversubscribed = self._spec.execution.oversubscribed
-        return measure_peaks(size, dtype, self._device, self._collectives.barrier, oversubscribed=oversubscribed)
+        with self._phase("measure peaks"):
+            del self._model
+            return measure_peaks(size, dtype, self._device, self._collectives.barrier, oversubscribed=oversubscribed)
 
     def score(self, tokens: Sequence[RequestTokens], tolerance: float) -> RankReport:
         """Teacher-forced: read prompt and given tokens in one pass and judge every given token."""
         requests = {request.request_id: request for request in self._spec.workload.requests}
         with self._phase("score"):
             scores = [self._score_one(requests[own.request_id], own.tokens, tolerance) for own in tokens]
-        return self._report(scores=tuple(scores))
+        holding, diagnostics = self._holding(), Diagnostics(peak_memory_bytes=peak_memory(self._device))
+        place = self._finish()
+        return RankReport(
+            place=place, holding=holding, scored=tuple(scores), diagnostics=self._with_phases(diagnostics)
+        )
 
     def _score_one(self, request: Request, chosen: tuple[int, ...], tolerance: float) -> TokenScore:
         ids = torch.tensor([[*request.prompt_ids, *chosen]], device=self._device)[:, :-1]
@@ -189,25 +216,15 @@ class Rank:
             logit_scales=tuple(logit_scales),
         )
 
-    def _report(self, **found: Any) -> RankReport:
-        """The end of the job: what was `found`, with what holds for every job."""
-        mesh = self._mesh
-        found = {"peak_memory_bytes": peak_memory(self._device), "collectives": self._collectives.counts(), **found}
+    def _finish(self) -> RankPlace:
+        """The end of the job; where the rank was."""
         with self._phase("finish"):
             self._collectives.barrier()
             self._collectives.close()
-        return RankReport(
-            rank=mesh.rank,
-            stage=mesh.stage,
-            replica=mesh.replica,
-            shard=mesh.shard,
-            phase_seconds=self._phase_seconds,
-            device_name=torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU",
-            num_threads=torch.get_num_threads(),
-            torch_version=torch.__version__,
-            **self._held,
-            **found,
-        )
+        return place_of(self._mesh, self._device)
+
+    def _with_phases(self, diagnostics: Diagnostics) -> Diagnostics:
+        return diagnostics.model_copy(update={"phase_seconds": self._phase_seconds})
 
     @contextmanager
     def _phase(self, name: str, key: str | None = None) -> Iterator[None]:
@@ -216,6 +233,19 @@ class Rank:
         yield
         key = key or name
         self._phase_seconds[key] = self._phase_seconds.get(key, 0.0) + time.monotonic() - begin
+
+
+def place_of(mesh: Mesh, device: torch.device) -> RankPlace:
+    """Where a rank ran, as far as it knows itself."""
+    return RankPlace(
+        rank=mesh.rank,
+        stage=mesh.stage,
+        replica=mesh.replica,
+        shard=mesh.shard,
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        num_threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+    )
 
 
 def device_of(spec: RunSpec, local_rank: int) -> torch.device:

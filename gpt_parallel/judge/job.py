@@ -13,7 +13,7 @@ from torch import Tensor
 from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.judge.model import load_model
 from gpt_parallel.judge.scoring import score
-from gpt_parallel.schema.result import RankReport, TokenScore
+from gpt_parallel.schema.result import RankPlace, RankReport, TokenScore
 from gpt_parallel.schema.run import Job, Request
 
 _TOKENS_PER_PASS = 4096
@@ -21,7 +21,7 @@ _TOKENS_PER_PASS = 4096
 
 def judge(job: Job, pipe: StatusPipe) -> RankReport:
     """What transformers thinks of each of `job.tokens_to_score`, in their order."""
-    execution, num_layers = job.spec.execution, job.spec.model.architecture.num_layers
+    execution = job.spec.execution
     torch.set_num_threads(execution.cores_per_rank)
     torch.set_float32_matmul_precision("highest")
     device = torch.device(execution.device)
@@ -31,12 +31,7 @@ def judge(job: Job, pipe: StatusPipe) -> RankReport:
         model = load_model(job.spec.model, execution.dtype, device)
         pipe.enter("judge")
         scores = tuple(_scores(job, model, device))
-    return RankReport(
-        **dict.fromkeys(("rank", "stage", "replica", "shard", "num_heads", "parameter_bytes"), 0),
-        layers=(0, num_layers),
-        scores=scores,
-        torch_version=torch.__version__,
-    )
+    return RankReport(place=RankPlace(torch_version=torch.__version__), scored=scores)
 
 
 def _scores(job: Job, model: Any, device: torch.device) -> Iterator[TokenScore]:

@@ -200,8 +200,7 @@ def _advice(spec: RunSpec, gpus: Sequence[Gpu]) -> str:
 def _other_types(spec: RunSpec, gpus: Sequence[Gpu]) -> Iterator[tuple[str, RunSpec]]:
     if _ITEM_BYTES[spec.execution.dtype] > 2:
         dtype = "bfloat16" if all(gpu.has_bfloat16 for gpu in gpus) else "float16"
-        execution = spec.execution.model_copy(update={"dtype": dtype})
-        yield f"dtype {dtype!r}", spec.model_copy(update={"execution": execution})
+        yield f"dtype {dtype!r}", spec.with_execution(dtype=dtype)
 
 
 def _layouts(spec: RunSpec, num_gpus: int) -> Iterator[tuple[str, str, RunSpec]]:

@@ -152,7 +152,7 @@ class GpuSampler:
 
     def telemetry(self, ranks: Sequence[RankReport]) -> tuple[GpuTelemetry, ...]:
         """Of the GPUs that the ranks say they ran on."""
-        used = {rank.telemetry.device_uuid for rank in ranks if rank.telemetry is not None}
+        used = {telemetry.device_uuid for rank in ranks if (telemetry := rank.diagnostics.telemetry) is not None}
         return tuple(gpu.telemetry(self._seconds) for gpu in self._gpus if gpu.uuid in used)
 
 

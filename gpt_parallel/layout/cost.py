@@ -32,13 +32,15 @@ def bytes_per_step(spec: RunSpec, rank: RankReport) -> float:
     """
     architecture = spec.model.architecture
     item = _ITEM_BYTES[spec.execution.dtype]
-    weights = rank.parameter_bytes
-    if rank.stage == 0:
+    held = rank.holding
+    assert held is not None
+    weights = held.parameter_bytes
+    if rank.place.stage == 0:
         weights -= item * architecture.embedding_weights
         if spec.mesh.pp == 1 and architecture.tied_head:  # the head is a part of one of the tables
             weights += item * architecture.hidden_size * architecture.vocab_size // spec.mesh.tp
-    layers = rank.layers[1] - rank.layers[0]
-    kv_heads = rank.num_heads * architecture.num_kv_heads // architecture.num_heads
+    layers = held.layers[1] - held.layers[0]
+    kv_heads = held.num_heads * architecture.num_kv_heads // architecture.num_heads
     row = 2 * item * mean_window(spec.workload) * kv_heads * architecture.head_size * layers
     return weights + rows_per_lane(spec) * row
 
@@ -69,10 +71,11 @@ def flop_per_round(spec: RunSpec) -> float:
 
 def messages_per_step(spec: RunSpec, ranks: Sequence[RankReport]) -> dict[str, float]:
     """The busiest rank's calls for one decode step of one lane: from counts of a pass, prefill included."""
-    busiest = max(ranks, key=lambda rank: sum(count.calls for count in rank.collectives))
+    passes = [rank.generated.collectives for rank in ranks if rank.generated]
+    busiest = max(passes, key=lambda counts: sum(count.calls for count in counts))
     per_replica = -(-len(spec.workload.requests) // (spec.workload.batch_size * spec.mesh.dp))
     forwards = per_replica * max(request.max_new_tokens for request in spec.workload.requests)
-    return {count.op: count.calls / forwards for count in busiest.collectives}
+    return {count.op: count.calls / forwards for count in busiest}
 
 
 def rank_bytes(spec: RunSpec) -> int:

@@ -12,7 +12,7 @@ from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.base.untrusted_files import parse_json, read_whole
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.result import schema_problem
-from gpt_parallel.schema.summary import CaseSummary, PositiveCount, PositiveSeconds, Seconds
+from gpt_parallel.schema.summary import SUMMARY_VERSION, CaseSummary, PositiveCount, PositiveSeconds, Seconds
 
 MAX_BYTES = 256 << 20
 
@@ -196,7 +196,7 @@ def _read_case(entry: dict[str, Any]) -> Case:
 
 
 def _read_summary(extra: dict[str, Any]) -> CaseSummary:
-    if problem := schema_problem(extra.get("schema_version")):
+    if problem := schema_problem(extra.get("schema_version"), SUMMARY_VERSION):
         raise SpecError(problem)
     known = {name: _as_tuples(value) for name, value in extra.items() if name in CaseSummary.model_fields}
     return CaseSummary.model_validate(known, strict=True)  # strict: "4" is not a number

@@ -170,10 +170,11 @@ def render_ranks(result: RunResult) -> str:
     """A row for each rank of a run that was broken down; empty if it was not."""
     rows, methods = [], []
     for rank in result.ranks:
-        if rank.breakdown is not None:
-            methods.append(rank.breakdown.method)
-            parts = [getattr(rank.breakdown, f"{name}_s") for name in ("wall", *BREAKDOWN_PARTS)]
-            place = [str(rank.rank), str(rank.stage), str(rank.replica), str(rank.shard)]
+        breakdown, at = rank.diagnostics.breakdown, rank.place
+        if breakdown is not None:
+            methods.append(breakdown.method)
+            parts = [getattr(breakdown, f"{name}_s") for name in ("wall", *BREAKDOWN_PARTS)]
+            place = [str(at.rank), str(at.stage), str(at.replica), str(at.shard)]
             rows.append(place + [f"{seconds * 1000:.1f} ms" for seconds in parts])
     if not rows:
         return ""

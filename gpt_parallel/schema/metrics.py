@@ -39,7 +39,7 @@ def _of_run(owner: str, name: str) -> Value:
 
 
 def _of_ranks(name: str, combine: Combine) -> Value:
-    return lambda result: _combined([rank.telemetry for rank in result.ranks], name, combine)
+    return lambda result: _combined([rank.diagnostics.telemetry for rank in result.ranks], name, combine)
 
 
 def _of_gpus(name: str, combine: Combine) -> Value:
@@ -58,7 +58,7 @@ def _combined(
 def _share_of_pass(part: str) -> Value:
     def share(result: RunResult) -> float | None:
         """Over all ranks."""
-        found = [rank.breakdown for rank in result.ranks if rank.breakdown]
+        found = [each for rank in result.ranks if (each := rank.diagnostics.breakdown)]
         wall_s = sum(breakdown.wall_s for breakdown in found)
         return max(0.0, sum(getattr(b, f"{part}_s") for b in found) / wall_s) if wall_s else None
 

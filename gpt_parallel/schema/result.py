@@ -1,6 +1,6 @@
 """What leaves a run: the schema of `result.json`, and of the report each rank hands to the launcher."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from pydantic import model_validator as validate_model
@@ -11,7 +11,7 @@ from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.run import MeshSpec, RequestTokens, RunSpec
 from gpt_parallel.schema.telemetry import Breakdown, Efficiency, Energy, GpuTelemetry, PeakRates, RankTelemetry
 
-SCHEMA_VERSION = 1
+RESULT_VERSION = 2
 
 
 class CollectiveCount(Frozen):
@@ -50,7 +50,7 @@ class RoundReport(Frozen):
 
 
 class TokenRecord(Frozen):
-    """A request's generated tokens, each with its log-probability and the scale of its step's logits.
+    """A request's generated tokens, each with its log-probability and the scale of its step's logits where known.
 
     Log-probabilities are of the model's raw distribution, natural log. The scale is what errors are measured against:
     highest logit − mean + largest |logit| / 3.
@@ -58,8 +58,8 @@ class TokenRecord(Frozen):
 
     request_id: NonNegativeInt
     tokens: tuple[NonNegativeInt, ...]
-    logprobs: tuple[float, ...]
-    logit_scales: tuple[float, ...]
+    logprobs: tuple[float, ...] | None = None
+    logit_scales: tuple[float, ...] | None = None
 
 
 class TokenScore(Frozen):
@@ -83,36 +83,82 @@ class AttentionKernels(Frozen):
     decode: str | None = None
 
 
-class RankReport(Frozen):
-    """All that one rank tells the launcher."""
+class RankPlace(Frozen):
+    """Which rank of the mesh it was, and where it ran. `shared`: other runs used its device meanwhile."""
 
-    rank: NonNegativeInt
-    stage: NonNegativeInt
-    replica: NonNegativeInt
-    shard: NonNegativeInt
+    rank: NonNegativeInt = 0
+    stage: NonNegativeInt = 0
+    replica: NonNegativeInt = 0
+    shard: NonNegativeInt = 0
+    host: str = ""
+    device_name: str = ""
+    cores: tuple[int, ...] = ()
+    num_threads: NonNegativeInt | None = None
+    torch_version: str = ""
+    oversubscribed: bool = False
+    shared: bool = False
+
+
+class Holding(Frozen):
+    """What of the model a rank holds: half-open range of layers, query heads, bytes of weights and of caches."""
+
     layers: tuple[int, int]
     num_heads: NonNegativeInt
     parameter_bytes: NonNegativeInt
+    kv_cache_bytes: NonNegativeInt | None = None
     linear: Literal["plain", "packed"] = "plain"
-    attention: AttentionKernels | None = None
-    kv_cache_bytes: NonNegativeInt = 0
-    collectives: tuple[CollectiveCount, ...] = ()
+
+
+class Generated(Frozen):
+    """What a rank saw of generating all requests: timed rounds, the recorded pass, a pass's kernels and collectives."""
+
     rounds: tuple[RoundReport, ...] = ()
     records: tuple[TokenRecord, ...] = ()
-    scores: tuple[TokenScore, ...] = ()
-    probes: tuple[CollectiveProbe, ...] = ()
+    attention: AttentionKernels | None = None
+    collectives: tuple[CollectiveCount, ...] = ()
+
+
+class Diagnostics(Frozen):
+    """How a rank's job went, beside its result; `phase_seconds` by phase, `peak_memory_bytes` of the whole job."""
+
     peak_memory_bytes: NonNegativeInt | None = None
+    phase_seconds: dict[str, float] = Field(default_factory=dict)
     telemetry: RankTelemetry | None = None
     peak_rates: PeakRates | None = None
     breakdown: Breakdown | None = None
-    phase_seconds: dict[str, float] = Field(default_factory=dict)
-    device_name: str = ""
-    cores: tuple[int, ...] = ()
-    host: str = ""
-    oversubscribed: bool = False
-    shared: bool = False
-    num_threads: NonNegativeInt = 0
-    torch_version: str = ""
+
+
+class RankReport(Frozen):
+    """All that one rank hands to the launcher: where it ran, and what its job made, by the kind of job.
+
+    `holding` is None where that is not known, as of another engine. Exactly one of `generated`, `scored` and `probed`
+    is there.
+    """
+
+    place: RankPlace
+    holding: Holding | None = None
+    generated: Generated | None = None
+    scored: tuple[TokenScore, ...] | None = None
+    probed: tuple[CollectiveProbe, ...] | None = None
+    diagnostics: Diagnostics = Diagnostics()
+
+    @validate_model(mode="after")
+    def _is_of_one_job(self) -> Self:
+        if sum(made is not None for made in (self.generated, self.scored, self.probed)) != 1:
+            raise ValueError("a rank's report has exactly one of generated, scored and probed")
+        return self
+
+    def placed(self, **changes: Any) -> Self:
+        """The same report of a place of which more is known."""
+        return self.model_copy(update={"place": self.place.model_copy(update=changes)})
+
+    @property
+    def rounds(self) -> tuple[RoundReport, ...]:
+        return self.generated.rounds if self.generated else ()
+
+    @property
+    def records(self) -> tuple[TokenRecord, ...]:
+        return self.generated.records if self.generated else ()
 
 
 class Tie(Frozen):
@@ -200,7 +246,7 @@ class Output(Frozen):
 class RunResult(Frozen):
     """One finished case."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     spec: RunSpec
     weights_origin: str
     verification: Verification
@@ -226,17 +272,15 @@ class RunResult(Frozen):
         return self.spec.mesh
 
 
-def schema_problem(found: object) -> str | None:
+def schema_problem(found: object, newest: int) -> str | None:
     """Why data with this `schema_version` cannot be read, which is said before all that has changed since then."""
     if found is None:
-        return f"has no schema_version; this gpt_parallel reads version {SCHEMA_VERSION}"
-    if type(found) is not int or found < SCHEMA_VERSION:
+        return f"has no schema_version; this gpt_parallel reads versions up to {newest}"
+    if type(found) is not int or found < 1:
+        return f"schema_version {quoted(found)} is not one that this gpt_parallel reads (1 to {newest}); measure again"
+    if found > newest:
         return (
-            f"schema_version {quoted(found)} is not one that this gpt_parallel reads ({SCHEMA_VERSION}); measure again"
-        )
-    if found > SCHEMA_VERSION:
-        return (
-            f"schema_version {quoted(found)} was made by a newer gpt_parallel, this one reads {SCHEMA_VERSION}; "
+            f"schema_version {quoted(found)} was made by a newer gpt_parallel, this one reads up to {newest}; "
             "use that version, or measure again"
         )
     return None

@@ -6,7 +6,7 @@ token ids, the mesh and the device are all resolved. It survives a JSON round tr
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic import model_validator as validate_model
@@ -154,6 +154,10 @@ class RunSpec(Frozen):
     @property
     def name(self) -> str:
         return f"{self.strategy}-{self.num_gpus}gpu"
+
+    def with_execution(self, **changes: Any) -> "RunSpec":
+        """The same run with other fields of its execution. They are not validated again."""
+        return self.model_copy(update={"execution": self.execution.model_copy(update=changes)})
 
     def single_device(self, *, warmup: int = 1, rounds: int = 0) -> "RunSpec":
         """The same work on one device: what every layout is verified against."""

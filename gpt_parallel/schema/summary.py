@@ -32,6 +32,7 @@ class LaunchFigures(Frozen):
 
 
 OWN_ENGINE = "gpt_parallel"
+SUMMARY_VERSION = 1
 
 
 class _Row(Frozen):

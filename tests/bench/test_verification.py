@@ -1,7 +1,7 @@
 import pytest
 
-from gpt_parallel.bench.verification import prove, verify, verify_tokens
-from gpt_parallel.schema.result import Tie
+from gpt_parallel.bench.verification import prove, verify
+from gpt_parallel.schema.result import Tie, TokenRecord
 from gpt_parallel.schema.run import RequestTokens
 from tests.support.factories import rank_report, round_report, token_record, token_score
 
@@ -75,7 +75,11 @@ def test_another_engine_is_held_to_its_tokens(tokens, margin, status):
     def score(sequences):
         return [token_score(margins=(0.0, margin, 0.0)) for _ in sequences]
 
-    assert verify_tokens({0: tokens}, {0: token_record()}, "float32", score, "engine").status == status
+    ranks = [rank_report(records=(TokenRecord(request_id=0, tokens=tokens),))]
+
+    verification = verify(ranks, {0: token_record()}, "float32", score, "engine")
+
+    assert (verification.status, verification.max_logprob_difference) == (status, None)
 
 
 def test_other_tokens_that_score_as_well_are_a_tie():
@@ -191,5 +195,4 @@ def test_another_number_of_tokens_is_a_mismatch_before_anything_is_scored(tokens
     told = (f"request 0: {len(tokens)} new tokens, the reference has 3",)
     run = rank_report(records=(token_record(tokens=tokens),))
 
-    assert verify_tokens({0: tokens}, {0: token_record()}, "float32", pytest.fail, "engine").problems == told
     assert verify([run], {0: token_record()}, "float32", pytest.fail, "engine").problems == told

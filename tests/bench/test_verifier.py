@@ -16,9 +16,10 @@ from gpt_parallel.bench.verifier import VerificationError
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import local
 from gpt_parallel.launch.failure import LaunchError
+from gpt_parallel.schema.result import TokenRecord
 from gpt_parallel.schema.run import JobKind, RequestTokens
 from tests.support import mutants
-from tests.support.factories import run_spec, token_record, token_score
+from tests.support.factories import rank_report, run_spec, token_record, token_score
 from tests.support.paths import ROOT
 from tests.support.processes import environment
 
@@ -178,10 +179,11 @@ def test_tokens_that_differ_are_scored_by_the_judge(cache, launched, judge):
     kind = JobKind.SCORE if judge == "engine" else JobKind.JUDGE
     right = {key: record.tokens for key, record in suite.verifier.reference(spec).items()}
     wrong = {**right, 1: (right[1][0] ^ 1, *right[1][1:])}
+    records = tuple(TokenRecord(request_id=key, tokens=tokens) for key, tokens in wrong.items())
     launched.clear()
 
     with pytest.raises(VerificationError, match=r"request 1, new token 0: got .*, which scores .* below the best"):
-        suite.verifier.verify_tokens(spec, wrong)
+        suite.verifier.verify(spec, [rank_report(records=records)])
 
     assert launched == [kind.value]
     twice = [RequestTokens(request_id=key, tokens=tokens) for tokens in (wrong[1], right[1]) for key in (1,)]

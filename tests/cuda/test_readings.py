@@ -26,16 +26,20 @@ def test_telemetry_energy_peaks_and_breakdown_are_there(measured):
 
     assert result.energy.energy_j > 0
     assert result.energy.energy_j_per_token > 0
-    assert rank.peak_rates.bytes_per_s > 1e11
-    assert rank.peak_rates.flop_per_s > 1e12
+    assert rank.diagnostics.peak_rates.bytes_per_s > 1e11
+    assert rank.diagnostics.peak_rates.flop_per_s > 1e12
     assert result.efficiency.mbu > 0
     assert 0 < result.efficiency.mfu < 1
-    assert rank.telemetry.peak_reserved_bytes >= rank.peak_memory_bytes > rank.parameter_bytes
+    assert (
+        rank.diagnostics.telemetry.peak_reserved_bytes
+        >= rank.diagnostics.peak_memory_bytes
+        > rank.holding.parameter_bytes
+    )
     assert gpu.power_w > 0
     assert gpu.utilisation_percent > 0
-    parts = rank.breakdown.model_dump(exclude={"wall_s", "method"})
-    assert sum(parts.values()) == pytest.approx(rank.breakdown.wall_s)
-    assert rank.breakdown.compute_s > 0
+    parts = rank.diagnostics.breakdown.model_dump(exclude={"wall_s", "method"})
+    assert sum(parts.values()) == pytest.approx(rank.diagnostics.breakdown.wall_s)
+    assert rank.diagnostics.breakdown.compute_s > 0
 
 
 def test_a_profile_has_the_gpu_s_kernels(measured):

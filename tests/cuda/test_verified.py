@@ -92,4 +92,4 @@ def check_kernel(result, kernel):
 
 
 def _names(rank, phase):
-    return getattr(rank.attention, phase).split("+")
+    return getattr(rank.generated.attention, phase).split("+")

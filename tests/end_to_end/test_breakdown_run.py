@@ -23,14 +23,16 @@ def test_each_ranks_parts_are_its_pass(done):
     _, result, _ = done
 
     for rank in result.ranks:
-        parts = rank.breakdown.model_dump(exclude={"wall_s", "method"})
+        parts = rank.diagnostics.breakdown.model_dump(exclude={"wall_s", "method"})
         assert all(seconds >= 0 for seconds in parts.values()), parts
-        assert sum(parts.values()) == pytest.approx(rank.breakdown.wall_s)
-        assert rank.breakdown.compute_s > 0
-        assert rank.breakdown.waiting_s > 0, "the stages take turns"
+        assert sum(parts.values()) == pytest.approx(rank.diagnostics.breakdown.wall_s)
+        assert rank.diagnostics.breakdown.compute_s > 0
+        assert rank.diagnostics.breakdown.waiting_s > 0, "the stages take turns"
     first, last = result.ranks
-    assert first.breakdown.sampling_s == 0 < last.breakdown.sampling_s
-    assert first.breakdown.wall_s == pytest.approx(last.breakdown.wall_s, rel=0.5), "they start and end together"
+    assert first.diagnostics.breakdown.sampling_s == 0 < last.diagnostics.breakdown.sampling_s
+    assert first.diagnostics.breakdown.wall_s == pytest.approx(last.diagnostics.breakdown.wall_s, rel=0.5), (
+        "they start and end together"
+    )
 
 
 def test_neither_changes_what_is_recorded_of_the_rounds(done):
@@ -38,7 +40,7 @@ def test_neither_changes_what_is_recorded_of_the_rounds(done):
 
     assert result.verification.status == "exact"
     steps = 2 * 8  # two batches of two requests
-    calls = {(rank.rank, count.op): count.calls for rank in result.ranks for count in rank.collectives}
+    calls = {(rank.place.rank, count.op): count.calls for rank in result.ranks for count in rank.generated.collectives}
     assert calls == {(0, "send_activation"): steps, (1, "send_token"): steps - 2}
 
 
@@ -46,9 +48,9 @@ def test_telemetry_is_there_without_asking(done):
     _, result, _ = done
 
     for rank in result.ranks:
-        assert 0 < rank.telemetry.cpu_share <= 1.1
-        assert 0 < rank.telemetry.proportional_bytes <= rank.telemetry.resident_bytes
-        assert rank.peak_rates.bytes_per_s > 0
+        assert 0 < rank.diagnostics.telemetry.cpu_share <= 1.1
+        assert 0 < rank.diagnostics.telemetry.proportional_bytes <= rank.diagnostics.telemetry.resident_bytes
+        assert rank.diagnostics.peak_rates.bytes_per_s > 0
     assert result.efficiency.mbu > 0
     assert 0 < result.efficiency.mfu < 1
     assert result.figures.imbalance >= 1
@@ -84,7 +86,7 @@ def test_telemetry_can_be_left_out(tmp_path):
 
     result = load_result(tmp_path / "result.json")
     (rank,) = result.ranks
-    assert rank.telemetry is rank.peak_rates is rank.breakdown is None
+    assert rank.diagnostics.telemetry is rank.diagnostics.peak_rates is rank.diagnostics.breakdown is None
     assert result.energy.unavailable["energy_j"] == "telemetry was switched off"
     assert "telemetry was switched off" in result.efficiency.unavailable["mbu"]
     assert result.figures.throughput_tok_s > 0

@@ -236,7 +236,9 @@ def test_a_fault_that_a_run_survives_leaves_no_figures(make_suite):
     assert result.figures == Figures()
     assert (result.energy, result.efficiency, result.gpus) == (None, None, ())
     assert all(
-        (rank.rounds, rank.breakdown, rank.peak_rates, rank.telemetry) == ((), *[None] * 3) for rank in result.ranks
+        (rank.rounds, rank.diagnostics.breakdown, rank.diagnostics.peak_rates, rank.diagnostics.telemetry)
+        == ((), *[None] * 3)
+        for rank in result.ranks
     )
     assert result.outputs
 

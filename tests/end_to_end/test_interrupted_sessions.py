@@ -251,7 +251,7 @@ def test_a_case_that_is_other_work_now_is_launched_again(tmp_path):
 )
 def test_what_ranks_found_out_of_their_machine_makes_no_other_work(changes, is_same, tmp_path):
     planned = run_spec()
-    found = planned.model_copy(update={"execution": planned.execution.model_copy(update=changes)})
+    found = planned.with_execution(**changes)
     settings = make_settings("smoke", {})
     path = tmp_path / "session.jsonl"
     with Journal(path, make_header(settings), resume=False, keep_as=tmp_path / "kept.jsonl") as kept:

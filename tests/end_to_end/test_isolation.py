@@ -349,7 +349,7 @@ def test_figures_of_a_launch_on_shared_cores_are_marked(launcher, monkeypatch):
         ranks = suite.runner.run(suite.spec("pure_data_parallel", 2)).ranks
         case = run_result(run_spec()).model_copy(update={"ranks": ranks})
         unmarked = run_result(run_spec()).model_copy(update={"ranks": (rank_report(), rank_report(1))})
-        return [rank.shared for rank in ranks] + [summarise([unmarked, case]).shared]
+        return [rank.place.shared for rank in ranks] + [summarise([unmarked, case]).shared]
 
     with claim_cores(cores, 1, "refuse", pytest.fail):
         assert is_marked() == [True] * 3

@@ -115,7 +115,7 @@ def test_every_mode_is_right_and_recorded(workload, expected, mode, sampling):
 
         assert result.verification.passed
         assert {name: getattr(result.spec.execution, name) for name in mode} == mode
-        assert {rank.linear for rank in result.ranks} == {mode.get("linear", "plain")}
+        assert {rank.holding.linear for rank in result.ranks} == {mode.get("linear", "plain")}
         if not sampling and "dtype" not in mode:
             assert {output.request_id: output.tokens for output in result.outputs} == expected
 
@@ -128,22 +128,27 @@ def check_parameters(result):
     per_layer_split = 3 * WIDTH * WIDTH + 3 * WIDTH + WIDTH * WIDTH + 2 * 4 * WIDTH * WIDTH + 4 * WIDTH
     per_layer_replicated = 4 * WIDTH + 2 * WIDTH  # two norms, two row-parallel biases
     for replica in range(mesh.dp):
-        ranks = [rank for rank in result.ranks if rank.replica == replica]
-        held = sum(rank.parameter_bytes for rank in ranks)
+        ranks = [rank for rank in result.ranks if rank.place.replica == replica]
+        held = sum(rank.holding.parameter_bytes for rank in ranks)
         model = NUM_LAYERS * (per_layer_split + mesh.tp * per_layer_replicated)
         embeddings = mesh.tp * (table + positions) + (table if mesh.pp > 1 else 0)
         final_norm = mesh.tp * 2 * WIDTH
         assert held == 4 * (model + embeddings + final_norm)
         for stage in range(mesh.pp):
-            sizes = [rank.parameter_bytes for rank in ranks if rank.stage == stage]
-            layers = next(rank.layers[1] - rank.layers[0] for rank in ranks if rank.stage == stage)
+            sizes = [rank.holding.parameter_bytes for rank in ranks if rank.place.stage == stage]
+            layers = next(
+                rank.holding.layers[1] - rank.holding.layers[0] for rank in ranks if rank.place.stage == stage
+            )
             # A column and its bias, in each layer, and a row of the vocabulary: what does not divide.
             assert max(sizes) - min(sizes) <= 4 * (layers * (2 * WIDTH + 3 * 16 + 1) + WIDTH)
-        assert [rank.num_heads for rank in ranks if rank.stage == 0] == sorted(
-            (rank.num_heads for rank in ranks if rank.stage == 0), reverse=True
+        assert [rank.holding.num_heads for rank in ranks if rank.place.stage == 0] == sorted(
+            (rank.holding.num_heads for rank in ranks if rank.place.stage == 0), reverse=True
         )
-        assert sum(rank.num_heads for rank in ranks if rank.stage == 0) == 5
-        assert sum(rank.layers[1] - rank.layers[0] for rank in ranks if rank.shard == 0) == NUM_LAYERS
+        assert sum(rank.holding.num_heads for rank in ranks if rank.place.stage == 0) == 5
+        assert (
+            sum(rank.holding.layers[1] - rank.holding.layers[0] for rank in ranks if rank.place.shard == 0)
+            == NUM_LAYERS
+        )
 
 
 def check_collectives(result):
@@ -153,22 +158,22 @@ def check_collectives(result):
     requests = spec.workload.requests
     batches = [requests[start : start + BATCH_SIZE] for start in range(0, len(requests), BATCH_SIZE)]
     for rank in result.ranks:
-        own = batches[rank.replica :: dp]
+        own = batches[rank.place.replica :: dp]
         forwards = sum(max(request.max_new_tokens for request in batch) for batch in own)
         rows = {max(request.max_new_tokens for request in batch): len(batch) for batch in own}
         assert set(rows.values()) == {BATCH_SIZE}
         prefill_rows = sum(BATCH_SIZE * max(len(r.prompt_ids) for r in batch) for batch in own)
         activation_bytes = 4 * WIDTH * (prefill_rows + BATCH_SIZE * (forwards - len(own)))
-        counted = {count.op: (count.calls, count.bytes) for count in rank.collectives}
-        num_layers = rank.layers[1] - rank.layers[0]
+        counted = {count.op: (count.calls, count.bytes) for count in rank.generated.collectives}
+        num_layers = rank.holding.layers[1] - rank.holding.layers[0]
         expected = {}
         if tp > 1:
             expected["all_reduce"] = (2 * num_layers * forwards, 2 * num_layers * activation_bytes)
-            if rank.stage == pp - 1:
+            if rank.place.stage == pp - 1:
                 expected["gather"] = (forwards, forwards * BATCH_SIZE * 2 * 4)
-        if rank.stage < pp - 1:
+        if rank.place.stage < pp - 1:
             expected["send_activation"] = (forwards, activation_bytes)
-        if pp > 1 and rank.stage == pp - 1:
+        if pp > 1 and rank.place.stage == pp - 1:
             expected["send_token"] = (forwards - len(own), (forwards - len(own)) * BATCH_SIZE * 8)
         assert counted == expected
 
@@ -180,7 +185,7 @@ def test_too_few_batches_are_split_into_lanes(workload):
 
     assert result.verification.passed
     # Two lanes of four rows for the one batch of eight: two prefills cross the boundary.
-    sends = next(c for c in result.ranks[0].collectives if c.op == "send_activation")
+    sends = next(c for c in result.ranks[0].generated.collectives if c.op == "send_activation")
     assert sends.calls == 7 + 6
 
 
@@ -199,7 +204,7 @@ def test_bfloat16_run_verifies(workload):
     result = suite.run(suite.spec("tensor_data_hybrid", 2))
 
     assert result.verification.passed
-    assert result.ranks[0].parameter_bytes < result.ranks[0].num_heads * 10**6
+    assert result.ranks[0].holding.parameter_bytes < result.ranks[0].holding.num_heads * 10**6
 
 
 def test_gpt2_xl_heads_run_under_tp_8(make_tiny_checkpoint, tmp_path):
@@ -218,5 +223,8 @@ def test_gpt2_xl_heads_run_under_tp_8(make_tiny_checkpoint, tmp_path):
     result = suite.run(suite.spec(CUSTOM, 8))
 
     assert result.verification.passed
-    assert [rank.num_heads for rank in result.ranks] == [4, 3, 3, 3, 3, 3, 3, 3]
-    assert max(r.parameter_bytes for r in result.ranks) - min(r.parameter_bytes for r in result.ranks) < 5000
+    assert [rank.holding.num_heads for rank in result.ranks] == [4, 3, 3, 3, 3, 3, 3, 3]
+    assert (
+        max(r.holding.parameter_bytes for r in result.ranks) - min(r.holding.parameter_bytes for r in result.ranks)
+        < 5000
+    )

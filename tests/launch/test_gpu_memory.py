@@ -246,7 +246,7 @@ def test_weights_and_caches_are_what_ranks_report(make_suite, tmp_path, mesh, nu
     ranks = suite.runner.run(spec).ranks
 
     assert [(need.weights, need.cache) for need in needs(spec)] == [
-        (rank.parameter_bytes, rank.kv_cache_bytes) for rank in ranks
+        (rank.holding.parameter_bytes, rank.holding.kv_cache_bytes) for rank in ranks
     ]
 
 

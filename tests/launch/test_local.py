@@ -132,7 +132,7 @@ from gpt_parallel.bench.suite import Suite
 fork_server.AVAILABLE = False
 ballast = bytearray(b"x" * 2**30)
 suite = Suite(make_settings("smoke", {"num_iterations": 1, "device": "cpu", "verify": False}))
-print(suite.run(suite.spec("pure_data_parallel", 1)).ranks[0].peak_memory_bytes)
+print(suite.run(suite.spec("pure_data_parallel", 1)).ranks[0].diagnostics.peak_memory_bytes)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 

@@ -92,7 +92,7 @@ def test_impossible_figures_are_refused(field, value, save):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (2, "1gpu.: schema_version 2 was made by a newer gpt_parallel, this one reads 1; use that version"),
+        (2, "1gpu.: schema_version 2 was made by a newer gpt_parallel, this one reads up to 1; use that version"),
         (0, "1gpu.: schema_version 0 is not one that this gpt_parallel reads"),
         (None, "1gpu.: has no schema_version"),
     ],

@@ -1,11 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from gpt_parallel.base.atomic_files import write_atomically
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.result_file import load_result
+from gpt_parallel.bench.suite import Suite
 from gpt_parallel.bench.summarise import summarise
+from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.report.saved_run import load_run
 from gpt_parallel.schema.result import RunResult
 from gpt_parallel.schema.summary import CaseSummary
 from tests.bench.test_figures import launch
@@ -29,7 +33,7 @@ def test_files_from_before_there_was_telemetry_still_load(tmp_path):
     for new in ("gpus", "energy", "efficiency"):
         del data[new]
     for new in ("telemetry", "peak_rates", "breakdown"):
-        del data["ranks"][0][new]
+        del data["ranks"][0]["diagnostics"][new]
     for new in ("telemetry", "breakdown", "profile"):
         del data["spec"]["execution"][new]
     for new in ("imbalance", "imbalance_by_round"):
@@ -38,7 +42,7 @@ def test_files_from_before_there_was_telemetry_still_load(tmp_path):
 
     result = load_result(tmp_path / "old.json")
 
-    assert result.ranks[0].telemetry is None
+    assert result.ranks[0].diagnostics.telemetry is None
     row = summarise([result]).model_dump(mode="json")
     assert row["mbu"] is row["cpu_share"] is row["breakdown_waiting"] is None
     assert CaseSummary.model_validate({k: v for k, v in row.items() if not k.startswith(NEW)}).ttft_p95_s is None
@@ -78,14 +82,14 @@ def refusal(tmp_path):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (2, "schema_version 2 was made by a newer gpt_parallel, this one reads 1; use that version, or measure again"),
+        (3, "schema_version 3 was made by a newer gpt_parallel, this one reads up to 2; use that version, or measure"),
         (10**30, "was made by a newer gpt_parallel"),
-        (0, "schema_version 0 is not one that this gpt_parallel reads (1); measure again"),
+        (0, "schema_version 0 is not one that this gpt_parallel reads (1 to 2); measure again"),
         (-1, "schema_version -1 is not one"),
         (True, "schema_version True is not one"),
         ("1", "schema_version '1' is not one"),
         (1.0, "schema_version 1.0 is not one"),
-        (None, "has no schema_version; this gpt_parallel reads version 1"),
+        (None, "has no schema_version; this gpt_parallel reads versions up to 2"),
     ],
 )
 def test_other_schemas_are_refused_by_name_before_all_else(refusal, version, message):
@@ -109,7 +113,7 @@ def test_a_result_without_a_schema_is_none(refusal):
         (lambda data: data | {"figures": {"throughput_tok_s": float("nan")}}, "NaN is not a number of JSON"),
         (lambda data: data | {"figures": {"throughput_tok_s": 10**400}}, "throughput_tok_s"),
         (lambda data: data | {"surprise": "x" * 10_000}, "surprise = 'xxxx"),
-        (lambda data: '{"schema_version": 1, ' + json.dumps(data)[1:], "key 'schema_version' is there twice"),
+        (lambda data: '{"schema_version": 2, ' + json.dumps(data)[1:], "key 'schema_version' is there twice"),
     ],
 )
 def test_what_no_run_writes_is_refused(refusal, change, message):
@@ -132,3 +136,46 @@ def test_no_part_of_a_result_is_a_result(tmp_path):
 def test_json_has_no_nan():
     assert "NaN" not in launch(1.0).model_dump_json()
     assert RunResult.model_validate_json(launch(1.0).model_dump_json()).figures.itl_s is not None
+
+
+EARLIER = Path(__file__).parent / "earlier"
+
+
+def test_a_result_of_version_1_is_read_as_it_was():
+    """Written before ranks' reports had sections, and sizes names for all families of models."""
+    written = json.loads((EARLIER / "result_1.json").read_text())
+
+    result = load_result(EARLIER / "result_1.json")
+
+    assert result.schema_version == 2
+    assert result.spec.model.architecture.hidden_size == written["spec"]["model"]["architecture"]["n_embd"] == 160
+    assert [rank.place.shard for rank in result.ranks] == [0, 1]
+    for rank, flat in zip(result.ranks, written["ranks"], strict=True):
+        assert rank.holding.parameter_bytes == flat["parameter_bytes"] > 0
+        assert list(rank.holding.layers) == flat["layers"]
+        assert rank.rounds[0].seconds == flat["rounds"][0]["seconds"]
+        assert len(rank.generated.collectives) == len(flat["collectives"]) > 0
+        assert rank.diagnostics.breakdown.wall_s == flat["breakdown"]["wall_s"]
+        assert rank.diagnostics.phase_seconds == flat["phase_seconds"]
+    assert summarise([result]).throughput_tok_s == written["figures"]["throughput_tok_s"]
+
+
+def test_what_is_wrong_in_a_result_of_version_1_is_named(tmp_path):
+    written = json.loads((EARLIER / "result_1.json").read_text())
+    written["ranks"][1]["num_heads"] = "two"
+    (tmp_path / "r.json").write_text(json.dumps(written))
+
+    with pytest.raises(SpecError, match=r"ranks.1.holding.num_heads = 'two': Input should be a valid integer"):
+        load_result(tmp_path / "r.json")
+
+
+def test_cases_saved_before_compare_with_those_of_today(tmp_path):
+    """Their digest of the work is the same, so a gate may have them as its base."""
+    base = load_run(EARLIER / "benchmarks_1.json")
+    workload = {"num_samples": "2", "max_length": "3", "prompt_tokens": "5", "num_iterations": "1"}
+    suite = Suite(make_settings("smoke", {"device": "cpu", **workload}))
+
+    case = summarise([suite.run(suite.spec("pure_data_parallel", 1))])
+
+    assert case.workload_sha256 == base.cases[0].summary.workload_sha256
+    assert base.cases[0].summary.breakdown_compute > 0

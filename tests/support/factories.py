@@ -1,6 +1,7 @@
 """Small valid objects for tests to vary."""
 
 from gpt_parallel.inputs.models import ARCHITECTURES
+from gpt_parallel.schema.earlier import nested_report
 from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.result import (
     BatchTimeline,
@@ -30,8 +31,9 @@ def run_spec(**changes):
 
 
 def rank_report(rank=0, *, rounds=(), records=(), **changes):
+    """Of fields side by side, wherever in the report they belong."""
     fields = {"stage": 0, "replica": 0, "shard": 0, "layers": (0, 4), "num_heads": 5, "parameter_bytes": 1000}
-    return RankReport(**{**fields, "rank": rank, "rounds": rounds, "records": records, **changes})
+    return RankReport(**nested_report({**fields, "rank": rank, "rounds": rounds, "records": records, **changes}))
 
 
 def round_report(seconds, start=None, tokens=(), batch_id="0", changed=()):

@@ -32,7 +32,7 @@ def run_self_test(settings: Settings) -> SelfTest:
             spec = Suite(make_settings("smoke", asked)).spec(CUSTOM, 2)
             backend = spec.execution.backend
             reports = launch(Job(kind=JobKind.SELF_TEST, spec=spec))
-            for of_ranks in zip(*(report.probes for report in reports), strict=True):
+            for of_ranks in zip(*(report.probed or () for report in reports), strict=True):
                 probes.append(max(of_ranks, key=lambda probe: probe.seconds))
     except (SpecError, LaunchError) as error:
         return SelfTest(device=device, backend=backend, problem=str(error))

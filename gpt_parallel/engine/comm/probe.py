@@ -15,7 +15,7 @@ from gpt_parallel.engine.comm.collectives import Collectives, connect
 from gpt_parallel.engine.comm.transport import Rendezvous
 from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.layout.mesh import Mesh
-from gpt_parallel.schema.result import CollectiveProbe, RankReport
+from gpt_parallel.schema.result import CollectiveProbe, RankPlace, RankReport
 from gpt_parallel.schema.run import RunSpec
 
 # A decode step's activations, as gpt2 has them for a batch of four, and something that fills the line.
@@ -52,17 +52,16 @@ def time_collectives(
     collectives.barrier()
     collectives.close()
     return RankReport(
-        rank=rank,
-        stage=mesh.stage,
-        replica=mesh.replica,
-        shard=mesh.shard,
-        layers=(0, 0),
-        num_heads=0,
-        parameter_bytes=0,
-        probes=tuple(probes),
-        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        num_threads=torch.get_num_threads(),
-        torch_version=torch.__version__,
+        place=RankPlace(
+            rank=rank,
+            stage=mesh.stage,
+            replica=mesh.replica,
+            shard=mesh.shard,
+            device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            num_threads=torch.get_num_threads(),
+            torch_version=torch.__version__,
+        ),
+        probed=tuple(probes),
     )
 
 

@@ -110,7 +110,7 @@ def _run(message: dict[str, Any], store: Any, own_address: str, pipe: StatusPipe
         host, _, port = message["store"].rpartition(":")
         store = dist.TCPStore(host, int(port), is_master=False)  # type: ignore[attr-defined]
     report = run_job(job, rank, local_rank, store, pipe)
-    pipe.deliver(report.model_copy(update={"cores": cores, "host": platform.node()}))
+    pipe.deliver(report.placed(cores=cores, host=platform.node()))
 
 
 def _hello(run: str) -> Hello:

@@ -52,7 +52,7 @@ def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: StatusPip
 
         job = Job.model_validate_json((directory / "job.json").read_bytes())
         report = run(job, rank, directory, pipe)
-        pipe.deliver(report.model_copy(update={"cores": pinned, "host": platform.node()}))
+        pipe.deliver(report.placed(cores=pinned, host=platform.node()))
     except BaseException as error:
         pipe.fail(error)
         return 1

@@ -75,22 +75,22 @@ def _stacks_among(text: bytes) -> str:
 
 def reports_of(ranks: Sequence[WatchedRank], cores_per_rank: int) -> tuple[RankReport, ...]:
     """Reports of ranks that delivered one, with times by this machine's clock, and whether they shared cores."""
-    taken = Counter((rank.host, core) for rank in ranks if rank.report for core in rank.report.cores)
+    taken = Counter((rank.host, core) for rank in ranks if rank.report for core in rank.report.place.cores)
     reports = []
     for rank in ranks:
         report = rank.report
         assert report is not None
         assert isinstance(rank.process, RemoteProcess)
-        alone = [core for core in report.cores if taken[rank.host, core] == 1]
-        oversubscribed = report.device_name == "CPU" and len(alone) < cores_per_rank
+        alone = [core for core in report.place.cores if taken[rank.host, core] == 1]
+        oversubscribed = report.place.device_name == "CPU" and len(alone) < cores_per_rank
         on_our_clock = on_clock(report, rank.process.pending.clock_offset_s)
-        reports.append(on_our_clock.model_copy(update={"oversubscribed": oversubscribed}))
+        reports.append(on_our_clock.placed(oversubscribed=oversubscribed))
     return tuple(reports)
 
 
 def on_clock(report: RankReport, offset_s: float) -> RankReport:
     """A report whose batches' times are of a clock that is so much ahead."""
-    if not offset_s:
+    if not offset_s or report.generated is None:
         return report
     rounds = tuple(
         each.model_copy(
@@ -108,4 +108,4 @@ def on_clock(report: RankReport, offset_s: float) -> RankReport:
         )
         for each in report.rounds
     )
-    return report.model_copy(update={"rounds": rounds})
+    return report.model_copy(update={"generated": report.generated.model_copy(update={"rounds": rounds})})

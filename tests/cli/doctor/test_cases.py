@@ -96,6 +96,6 @@ def test_the_estimate_holds_on_this_machine(tmp_path):
     suite = Suite(make_settings("smoke", {"device": "cpu", "verify": "false", "num_iterations": "1"}))
     spec = suite.spec("tensor_data_hybrid", 2)
 
-    peak = max(rank.peak_memory_bytes for rank in suite.run(spec).ranks)
+    peak = max(rank.diagnostics.peak_memory_bytes for rank in suite.run(spec).ranks)
 
     assert rank_bytes(spec) == pytest.approx(peak, rel=0.25)

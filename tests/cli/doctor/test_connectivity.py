@@ -61,7 +61,7 @@ def test_the_median_of_each_size_is_told(monkeypatch):
 
     report = engine.time_collectives(spec, 0, torch.device("cpu"), None, SimpleNamespace(enter=lambda phase: None))
 
-    assert [(probe.op, probe.bytes, probe.seconds) for probe in report.probes] == [
+    assert [(probe.op, probe.bytes, probe.seconds) for probe in report.probed] == [
         ("all_reduce", 12288, 12288 / 2**20),
         ("all_reduce", 8388608, 8),
         ("gather", 12288, 0),

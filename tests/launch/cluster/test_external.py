@@ -52,10 +52,10 @@ def test_a_case_is_run_and_verified(make_suite, kind):
 
     assert result.verification.status == "exact"
     assert result.spec.execution.backend == "gloo"
-    assert [rank.host for rank in result.ranks] == [socket.gethostname()] * 2
-    assert [rank.rank for rank in result.ranks] == [0, 1]
+    assert [rank.place.host for rank in result.ranks] == [socket.gethostname()] * 2
+    assert [rank.place.rank for rank in result.ranks] == [0, 1]
     if len(os.sched_getaffinity(0)) > 1:  # srun has bound each rank to one
-        assert len({rank.cores for rank in result.ranks}) == 2
+        assert len({rank.place.cores for rank in result.ranks}) == 2
         assert not result.spec.execution.oversubscribed
     assert 0 < result.figures.ttft_s < result.figures.latency_s < max(result.figures.round_seconds) + 1
     assert ranks_alive() == []

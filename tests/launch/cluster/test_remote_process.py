@@ -67,7 +67,7 @@ def oversubscribed(*places, cores_per_rank=1, device_name="CPU"):
         )
         for rank, (host, cores) in enumerate(places)
     ]
-    return [report.oversubscribed for report in reports_of(ranks, cores_per_rank)]
+    return [report.place.oversubscribed for report in reports_of(ranks, cores_per_rank)]
 
 
 def test_ranks_that_have_too_few_cores_of_their_own_are_marked():
