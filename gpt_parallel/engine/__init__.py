@@ -1,1 +1,1 @@
-"""All that runs inside a rank. The only part of the package that imports torch."""
+"""The code that runs inside a rank: connect, load, generate, measure. It imports torch and never transformers."""

@@ -1,7 +1,7 @@
-"""Faults on purpose, so that tests can have a rank fail in any way at any time.
+"""Fault injection: tests make a rank fail in a chosen way in a chosen phase.
 
-Only a rank whose run was asked to have one is made of this class, so nothing else in the engine knows of faults. Amid a
-pass, forwards are counted by giving the model a method, on that object alone.
+Only a run with a fault uses this class, so the rest of the engine has no code for faults. Within a pass, forwards are
+counted by replacing a method of the one model object.
 """
 
 import os
@@ -30,12 +30,12 @@ _PHASES = {
 _NUM_FORWARDS = {
     "verification": 3,
     "decode": 3,
-}  # a prompt or two are read and a token or two made; of others the start
-_NEVER = 1 << 62  # announced by no line of shared memory
+}  # after a prompt or two and a token or two; other phases fail at their start
+_NEVER = 1 << 62  # no line of shared memory reaches it
 
 
 class FaultyRank(Rank):
-    """A rank that does what its run's fault says, once."""
+    """A rank that triggers its run's fault once."""
 
     def __init__(self, *arguments: Any) -> None:
         self._forwards_left = 0
@@ -75,7 +75,7 @@ class FaultyRank(Rank):
         _ACTIONS[self._fault.action](self)
 
     def raise_error(self) -> NoReturn:
-        raise RuntimeError("this error was asked for")
+        raise RuntimeError("injected error")
 
     def run_out_of_memory(self) -> NoReturn:
         raise torch.OutOfMemoryError("simulated: CUDA out of memory. Tried to allocate more than there is.")
@@ -85,7 +85,7 @@ class FaultyRank(Rank):
             signal.pause()  # which ends when the rank is asked for its stacks
 
     def hang_in_collective(self) -> None:
-        """Wait for what a peer never sends, where the transport waits."""
+        """Wait for a message that no peer sends, inside the transport."""
         transport, peer = self._collectives.transport, (self._mesh.rank + 1) % self._mesh.sizes.size
         assert transport is not None
         if transport.waits_in is None:
@@ -94,7 +94,7 @@ class FaultyRank(Rank):
             getattr(transport, transport.waits_in)(peer, 0, _NEVER)
 
     def corrupt_output(self) -> None:
-        """Have the next logits, or the next stage's activations, be no numbers."""
+        """Replace the next logits, or the activations for the next stage, with NaN."""
         name = "head" if self._model.part.has_head else "blocks"
         method: Callable[..., Tensor] = getattr(self._model, name)
 

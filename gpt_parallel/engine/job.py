@@ -1,4 +1,4 @@
-"""What a rank process does with its job."""
+"""Runs a rank's job, by its kind."""
 
 import torch
 
@@ -13,7 +13,7 @@ from gpt_parallel.schema.run import Job, JobKind, RunSpec
 
 
 def run_job(job: Job, rank: int, local_rank: int, rendezvous: Rendezvous, pipe: StatusPipe) -> RankReport:
-    """What a rank process does."""
+    """Run the job and return the rank's report."""
     keep_full_precision()
     with torch.inference_mode(), attention_kernel(job.spec.execution):
         if job.kind == JobKind.SELF_TEST:

@@ -1,4 +1,4 @@
-"""What a rank tells its launcher while it runs: JSON lines on a pipe."""
+"""The status messages of a rank to its launcher: JSON lines on a pipe."""
 
 import json
 import os
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class LostPeerError(RuntimeError):
-    """Another rank has ended, or does not answer: its error is the cause, not this one."""
+    """Another rank has ended or does not answer; that rank's error is the cause."""
 
 
 class StatusPipe:
-    """Writes a rank's phases and its failure or its result. The launcher sees the pipe close when the process ends."""
+    """Writes a rank's phases, and its error or its report. The launcher sees the pipe close when the process ends."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -28,7 +28,7 @@ class StatusPipe:
         self._write({"phase": phase})
 
     def deliver(self, report: "RankReport") -> None:
-        """The result; the last that a rank tells."""
+        """Send the report, the last message of a rank."""
         self._write({"report": report.model_dump(mode="json")})
         self.is_done = True
 
@@ -55,4 +55,4 @@ class StatusPipe:
                 while data:
                     data = data[os.write(self._descriptor, data) :]
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the launcher is gone, and will take this rank along
+            pass  # the launcher has ended, and the kernel will end this rank with it

@@ -1,4 +1,4 @@
-"""One rank from its job to its report: connect, load, generate once for the record, warm up, time."""
+"""One rank from its job to its report: connect, load, generate the recorded pass, warm up, run timed rounds."""
 
 import gc
 import time
@@ -72,19 +72,19 @@ class Rank:
         model = build(spec.model.architecture, part_of(spec, self._mesh), dtype, self._device, reduce)
         load(model, spec.model)
         self._parameter_bytes = num_bytes(model.parameters())
-        whole = Part.whole(spec.model.architecture).num_weights(spec.model.architecture)  # one answer for all ranks
+        whole = Part.whole(spec.model.architecture).num_weights(spec.model.architecture)  # the same choice on all ranks
         if choose_kernel(spec.execution.linear, whole * dtype.itemsize, dtype, self._device) == "packed":
             model.pack()
         return model
 
     def generator(self, lanes: Sequence[Sequence[Batch]]) -> Generator:
-        """What generates this rank's batches, as the execution asks: eagerly or by captured steps."""
+        """The generator of this rank's batches, eager or with captured steps as the execution says."""
         graphs = self._spec.execution.decode == "graph"
         capture = cuda_graph(torch.cuda.graph_pool_handle()) if graphs else None
         return Generator(self._model, self._mesh, self._collectives, self._sampler, lanes, capture)
 
     def generate(self) -> RankReport:
-        """The recorded pass, the warm-up passes and the timed rounds; then what else was asked for."""
+        """Run the recorded pass, the warm-up passes and the timed rounds, then what else is enabled."""
         execution = self._spec.execution
         lanes = deal_lanes(self._spec.workload, self._mesh)
         generator = self.generator(lanes)
@@ -168,7 +168,7 @@ class Rank:
                 profile_pass(lambda: list(generator.run()), Path(directory), self._mesh.rank, self._device)
 
     def _break_down(self, lanes: Sequence[Sequence[Batch]], stopwatch: Stopwatch) -> Breakdown | None:
-        """By a generator of its own, without captured steps: a replayed one has no sections."""
+        """Break down a pass of a separate generator without captured steps, since replayed steps have no sections."""
         if not self._spec.execution.breakdown:
             return None
         generator = Generator(self._model, self._mesh, self._collectives, self._sampler, lanes)
@@ -180,7 +180,7 @@ class Rank:
             return break_down(lambda: list(generator.run()), stopwatch, self._model, self._sampler, transport)
 
     def _measure_peaks(self) -> PeakRates:
-        """The last that a rank does: its model makes room for what is needed."""
+        """Measure the device's peaks last, since the model is freed for the memory this needs."""
         size, dtype = self._parameter_bytes, self._model.dtype
         oversubscribed = self._spec.execution.oversubscribed
         with self._phase("measure peaks"):
@@ -188,7 +188,7 @@ class Rank:
             return measure_peaks(size, dtype, self._device, self._collectives.barrier, oversubscribed=oversubscribed)
 
     def score(self, tokens: Sequence[RequestTokens], tolerance: float) -> RankReport:
-        """Teacher-forced: read prompt and given tokens in one pass and judge every given token."""
+        """Score given tokens teacher-forced: one pass over prompt and tokens per request."""
         requests = {request.request_id: request for request in self._spec.workload.requests}
         with self._phase("score"):
             scores = [self._score_one(requests[own.request_id], own.tokens, tolerance) for own in tokens]
@@ -217,7 +217,7 @@ class Rank:
         )
 
     def _finish(self) -> RankPlace:
-        """The end of the job; where the rank was."""
+        """Synchronise and close the connections. Returns the rank's place."""
         with self._phase("finish"):
             self._collectives.barrier()
             self._collectives.close()
@@ -236,7 +236,7 @@ class Rank:
 
 
 def place_of(mesh: Mesh, device: torch.device) -> RankPlace:
-    """Where a rank ran, as far as it knows itself."""
+    """The place of a rank in the mesh, and its device."""
     return RankPlace(
         rank=mesh.rank,
         stage=mesh.stage,

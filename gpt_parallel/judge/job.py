@@ -1,6 +1,6 @@
 """The judge's process: one teacher-forced forward pass over every request's prompt and tokens, without a cache.
 
-A pass over a sequence proves its whole generation, for each token has to be the best one given what stands before it.
+One pass verifies a whole generation, since each token must be the best one given the tokens before it.
 """
 
 import warnings
@@ -20,7 +20,7 @@ _TOKENS_PER_PASS = 4096
 
 
 def judge(job: Job, pipe: StatusPipe) -> RankReport:
-    """What transformers thinks of each of `job.tokens_to_score`, in their order."""
+    """Score each of `job.tokens_to_score` with transformers, in their order."""
     execution = job.spec.execution
     torch.set_num_threads(execution.cores_per_rank)
     torch.set_float32_matmul_precision("highest")
@@ -48,12 +48,12 @@ class _Sequence(NamedTuple):
 
     @property
     def read(self) -> list[int]:
-        """All but the last token, which nothing follows."""
+        """All tokens but the last, which is not an input."""
         return [*self.request.prompt_ids, *self.tokens][:-1]
 
 
 def _batches(sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
-    """Neighbours together, as many as make a pass of some thousand tokens, padding counted."""
+    """Batches of neighbouring sequences with a few thousand tokens each, padding included."""
     batch: list[_Sequence] = []
     for sequence in sequences:
         longest = max(len(other.read) for other in [*batch, sequence])
@@ -66,7 +66,7 @@ def _batches(sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
 
 
 def _logits(model: Any, batch: Sequence[_Sequence], device: torch.device) -> Iterator[Tensor]:
-    """Of each sequence, logits [N, V] before its new tokens. Rows are padded on the right, where nothing sees it."""
+    """For each sequence, the logits [N, V] before its new tokens. Rows are padded on the right, unseen."""
     rows = [sequence.read for sequence in batch]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)

@@ -16,7 +16,7 @@ from gpt_parallel.schema.run import Dtype
 
 
 def load_model(spec: ModelSpec, dtype: Dtype, device: torch.device) -> Any:
-    """Weights are rounded to `dtype` once; all that is computed of them is float32, so only the run rounds more."""
+    """Load the model: weights are rounded to `dtype` once, and all computation is float32."""
     common: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
     config = GPT2Config(**family_of(spec.architecture).to_config(spec.architecture), bos_token_id=0, eos_token_id=0)
     tensors = {f"transformer.{name}": tensor for name, tensor in _tensors(spec).items()}
@@ -29,7 +29,7 @@ def load_model(spec: ModelSpec, dtype: Dtype, device: torch.device) -> Any:
 
 
 def _tensors(spec: ModelSpec) -> dict[str, Tensor]:
-    """The run's weights, whole, by Hugging Face's names: those of its very files, or seeded ones."""
+    """The run's whole weights by Hugging Face's names, from the run's files or its seed."""
     names = tensor_shapes(spec.architecture)
     if spec.weights == "random":
         return {name: random_tensor(name, spec.architecture, spec.seed) for name in names}

@@ -1,4 +1,4 @@
-"""The noise of sampling, written from its description in docs/design.md ("Noise") and from nothing else."""
+"""The noise of sampling, implemented from its description in docs/design.md ("Noise") alone."""
 
 from collections.abc import Sequence
 

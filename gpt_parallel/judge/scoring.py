@@ -1,4 +1,4 @@
-"""What given tokens are worth, by the logits before each of them: transformers' filters, and our noise on top."""
+"""Scores given tokens by the logits before each of them: transformers' filters, then the noise."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,8 +28,8 @@ def score(
 ) -> TokenScore:
     """Judge `tokens` by logits [N, V], float32, of the positions before each of them.
 
-    `tolerance` is relative to the scale of a position's scores. A filter's edge may lie that much elsewhere in the run
-    that chose the tokens: they may lie that much outside, and only scores that much inside count as the best.
+    `tolerance` is relative to the scale of a position's scores. The run's filter threshold may differ by
+    that much: tokens may lie that far outside it, and only scores that far inside it count as the best.
     """
     rows: list[_Row] = []
     for start in range(0, len(tokens), _AT_ONCE):
@@ -50,7 +50,7 @@ class _Row(NamedTuple):
 def _score_some(
     logits: Tensor, request: Request, tokens: Sequence[int], start: int, sampling: SamplingSpec, tolerance: float
 ) -> list[_Row]:
-    """Of the tokens from number `start` on, as many as there are logits [N, V]."""
+    """Score the tokens from number `start` on, one per row of logits [N, V]."""
     prompt, stop = request.prompt_ids, start + len(logits)
     prefixes = _prefixes(prompt, tokens, range(start, stop), logits.device)
     chosen = torch.tensor(tokens[start:stop], device=logits.device)[:, None]
@@ -76,13 +76,13 @@ def _scale(values: Tensor) -> Tensor:
 
 
 def _prefixes(prompt: Sequence[int], tokens: Sequence[int], numbers: range, device: torch.device) -> Tensor:
-    """What stands before each token, one row each [N, L]; short rows repeat the prompt's first id, which is in them."""
+    """The ids before each token, one row each [N, L]; short rows are padded with the prompt's first id."""
     rows = [[*prompt, *tokens[:number]] for number in numbers]
     return torch.tensor([row + [prompt[0]] * (len(rows[-1]) - len(row)) for row in rows], device=device)
 
 
 def _processors(sampling: SamplingSpec) -> LogitsProcessorList:
-    """Penalty and temperature, in the order in which `generate` applies them."""
+    """The processors for penalty and temperature, in `generate`'s order."""
     processors: list[LogitsProcessor] = []
     if sampling.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
@@ -92,9 +92,9 @@ def _processors(sampling: SamplingSpec) -> LogitsProcessorList:
 
 
 def _edges(scores: Tensor, prefixes: Tensor, sampling: SamplingSpec, slack: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest scores [N, 1] that pass top-k and top-p for sure, and possibly, if scores are off by `slack` [N, 1].
+    """The lowest scores [N, 1] that certainly, and possibly, pass top-k and top-p if scores are off by `slack` [N, 1].
 
-    What passes for sure lies above all that is kept out, and what passes possibly not far below the last that is kept.
+    Scores above all excluded ones certainly pass; scores slightly below the last kept one possibly pass.
     """
     if sampling.greedy or (sampling.top_k == 0 and sampling.top_p >= 1):
         none = torch.full_like(slack, -_INFINITY)
@@ -102,12 +102,12 @@ def _edges(scores: Tensor, prefixes: Tensor, sampling: SamplingSpec, slack: Tens
     surely, possibly = [], []
     for index, own in enumerate(slack.flatten().tolist()):
         row, prefix = scores[index : index + 1], prefixes[index : index + 1]
-        # Where two scores are off by half the slack in opposite directions, the probability of one is by a quarter.
+        # Two scores off by half the slack in opposite directions change a probability by a quarter of it.
         mass = min(own / 4, 0.25) if sampling.top_p < 1 else 0.0
         top_k = sampling.top_k if 0 < sampling.top_k < row.shape[1] else 0
         is_out = _filter(row, prefix, top_k, sampling.top_p - mass) == -_INFINITY
         excluded = row.masked_fill(~is_out, -_INFINITY).amax(1)
-        if top_k:  # what ties in one run may not in another, so top-k may keep one more or one fewer
+        if top_k:  # ties differ between runs, so top-k may keep one more or one fewer
             last, beyond = row.topk(top_k + 1).values[0, -2:]
             excluded = torch.maximum(excluded, beyond)
             top_k = int((row >= last - own).sum())
@@ -118,7 +118,7 @@ def _edges(scores: Tensor, prefixes: Tensor, sampling: SamplingSpec, slack: Tens
 
 
 def _filter(scores: Tensor, prefix: Tensor, top_k: int, top_p: float) -> Tensor:
-    """[1, V] → [1, V]: −inf for what the filters keep out; 0 and 1 are no filters."""
+    """Scores [1, V] with −inf where the filters exclude them. Top-k 0 and top-p 1 are no filters."""
     filters: list[LogitsProcessor] = []
     if top_k > 0:
         filters.append(TopKLogitsWarper(top_k))

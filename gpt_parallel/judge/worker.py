@@ -1,4 +1,4 @@
-"""The judge's process: started as a rank's is (`engine/process/worker.py`), with transformers in the engine's place."""
+"""The main program of the judge's process, started like a rank's (`engine/process/worker.py`)."""
 
 import sys
 from pathlib import Path

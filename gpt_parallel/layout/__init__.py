@@ -1,1 +1,1 @@
-"""Which rank holds and does what, and what that costs: arithmetic without torch, for launcher and ranks."""
+"""The layout of a run: the parts that ranks hold, the batches they generate, and the costs. Without torch."""

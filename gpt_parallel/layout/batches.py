@@ -1,4 +1,4 @@
-"""Which requests are generated together, by which replica and in which lane of its pipeline."""
+"""The assignment of requests to batches, replicas and pipeline lanes."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from gpt_parallel.schema.run import Request, WorkloadSpec
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that are generated together, by one lane."""
+    """Requests that one lane generates together."""
 
     batch_id: str
     requests: tuple[Request, ...]
@@ -25,7 +25,7 @@ class Batch:
 def deal_lanes(workload: WorkloadSpec, mesh: Mesh) -> list[list[Batch]]:
     """The batches of this rank's replica, dealt to pp lanes.
 
-    Too few batches are split, widest first, so that every replica and lane has work while there are rows to give.
+    Too few batches are split, widest first, so that every replica and lane has work while rows suffice.
     """
     size = workload.batch_size
     starts = range(0, len(workload.requests), size)

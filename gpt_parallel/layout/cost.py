@@ -1,6 +1,6 @@
-"""What generating costs at the least, in bytes and operations, and which part of a device's peak that is.
+"""The least bytes and operations that generating takes, and estimates of a rank's memory.
 
-Both are of the work that any engine has to do, so padding and idling rows lower the result as they should.
+Bytes and operations are those that any engine needs, so padding and idle rows lower MBU and MFU.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _PROCESS_BYTES = {"cpu": 200 << 20, "cuda": 1 << 30}  # torch in a rank of its o
 
 
 def num_lanes(spec: RunSpec) -> int:
-    """Batches that a replica has on their way at once: one a stage, while there are rows for them."""
+    """Batches that a replica has in flight: one per stage, while rows suffice."""
     rows = -(-len(spec.workload.requests) // spec.mesh.dp)
     return min(spec.mesh.pp, rows)
 
@@ -26,7 +26,7 @@ def rows_per_lane(spec: RunSpec) -> int:
 
 
 def bytes_per_step(spec: RunSpec, rank: RankReport) -> float:
-    """What a rank reads to take one lane a token further: its weights, and the cached keys and values.
+    """Bytes that a rank reads to advance one lane by one token: its weights, and the cached keys and values.
 
     Of the embedding and position tables a step reads a few rows, which are not counted; a tied head is.
     """
@@ -46,7 +46,7 @@ def bytes_per_step(spec: RunSpec, rank: RankReport) -> float:
 
 
 def mean_window(workload: WorkloadSpec) -> float:
-    """Tokens that a decode step attends to, on the average."""
+    """The mean number of tokens that a decode step attends to."""
     return fmean(len(request.prompt_ids) + request.max_new_tokens / 2 for request in workload.requests)
 
 
@@ -55,7 +55,7 @@ def flop_per_round(spec: RunSpec) -> float:
 
     A token goes through every block's weights and attends with 4·H·d operations in each layer (H query heads of size d)
     to each token up to itself. The head's V·D weights see only the tokens before a sampled one. The last sampled token
-    goes nowhere.
+    is not fed back.
     """
     architecture = spec.model.architecture
     block_weights = architecture.num_layers * architecture.block_weights
@@ -70,7 +70,7 @@ def flop_per_round(spec: RunSpec) -> float:
 
 
 def messages_per_step(spec: RunSpec, ranks: Sequence[RankReport]) -> dict[str, float]:
-    """The busiest rank's calls for one decode step of one lane: from counts of a pass, prefill included."""
+    """Collective calls of the busiest rank per decode step of one lane, from the counts of a pass with its prefill."""
     passes = [rank.generated.collectives for rank in ranks if rank.generated]
     busiest = max(passes, key=lambda counts: sum(count.calls for count in counts))
     per_replica = -(-len(spec.workload.requests) // (spec.workload.batch_size * spec.mesh.dp))
@@ -79,7 +79,7 @@ def messages_per_step(spec: RunSpec, ranks: Sequence[RankReport]) -> dict[str, f
 
 
 def rank_bytes(spec: RunSpec) -> int:
-    """About what the largest rank holds: its shard of the weights, embedding or head whole, cache, and its process.
+    """An estimate of the largest rank's bytes: its shard of the weights, whole embedding or head, cache, process.
 
     A rank of one stage keeps the embedding beside its share of the layers; on a CPU the head is packed into a copy.
     """

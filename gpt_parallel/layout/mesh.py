@@ -1,4 +1,4 @@
-"""Where a rank stands: its pipeline stage, replica and tensor shard."""
+"""The place of a rank in the mesh: pipeline stage, replica and tensor shard."""
 
 from dataclasses import dataclass
 
@@ -44,11 +44,11 @@ class Mesh:
         return self.peer(self.stage + 1 if channel == 0 else 0)
 
     def sender(self, channel: int) -> int:
-        """The rank that this one hears from: on channel 0 its peer in the stage before, on channel 1 in the last."""
+        """The rank that this one receives from: on channel 0 its peer in the stage before, on channel 1 in the last."""
         return self.peer(self.stage - 1 if channel == 0 else self.sizes.pp - 1)
 
     def tensor_group(self) -> list[int]:
-        """The ranks that hold the other shards of what this one holds, itself included."""
+        """The ranks of this rank's tensor-parallel group, itself included."""
         return [self.rank_at(stage=self.stage, replica=self.replica, shard=shard) for shard in range(self.sizes.tp)]
 
     def tensor_groups(self) -> list[list[int]]:

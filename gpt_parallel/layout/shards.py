@@ -1,4 +1,4 @@
-"""Cutting a model's layers into tensor-parallel shards of equal bytes, also where heads do not divide evenly."""
+"""Splits a model's layers into tensor-parallel shards of equal bytes, even if heads do not divide evenly."""
 
 from gpt_parallel.schema.model import Architecture
 

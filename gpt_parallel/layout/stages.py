@@ -1,10 +1,10 @@
-"""Cutting a model's layers into pipeline stages of equal work, the language-model head counted."""
+"""Splits a model's layers into pipeline stages of equal work, with the language-model head counted."""
 
 from gpt_parallel.layout.shards import deal
 from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import ExecutionSpec, WorkloadSpec
 
-# How many rows a device multiplies in the time it takes to read the weight; a pass over fewer rows costs a reading.
+# Rows that a device multiplies in the time it takes to read the weight; a pass over fewer rows costs one read.
 # Measured on one core with AVX-512 (and AMX for bfloat16); for GPUs 2 · FLOP/s ÷ bytes/s of an H100's data sheet.
 _ROWS_PER_READING = {("cpu", "float32"): 20, ("cpu", "bfloat16"): 80, ("cpu", "float16"): 20}
 _ROWS_PER_READING_CUDA = 300
@@ -16,9 +16,9 @@ def head_cost(architecture: Architecture) -> float:
 
 
 def head_passes(workload: WorkloadSpec, execution: ExecutionSpec) -> float:
-    """How often the head's weights are read for each time a block's are, over a whole generation.
+    """The number of reads of the head's weights per read of a block's, over a whole generation.
 
-    Every token costs a reading of either, but blocks also go over all rows of the prompts, the head over the last only.
+    Every token reads both, but blocks also process all rows of the prompts, and the head only the last ones.
     """
     rows_per_reading = _ROWS_PER_READING.get((execution.device, execution.dtype), _ROWS_PER_READING_CUDA)
     size, requests = workload.batch_size, workload.requests

@@ -1,4 +1,4 @@
-"""The parallel strategies: a strategy is a row of data, its id and the mesh it makes of n devices."""
+"""The table of parallel strategies: a name, and a rule that gives the mesh for n devices."""
 
 from collections.abc import Callable
 from itertools import takewhile
@@ -68,7 +68,7 @@ def check_known(strategy: str) -> None:
 
 
 def mesh_for(strategy: str, num_gpus: int) -> MeshSpec:
-    """The mesh of a strategy on so many devices; SpecError says what is allowed."""
+    """The mesh of a strategy on `num_gpus` devices. Raises SpecError with what is allowed."""
     check_known(strategy)
     mesh = STRATEGIES[strategy].rule(num_gpus) if num_gpus >= 1 else None
     if mesh is None:

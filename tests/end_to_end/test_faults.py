@@ -103,7 +103,7 @@ def test_a_raising_rank_is_told_with_phase_and_traceback(fail, strategy, backend
 
     head, *rest = failed.message.splitlines()
     assert head == (
-        f"rank {rank} failed in phase {PHASES[phase]!r}: RuntimeError: this error was asked for "
+        f"rank {rank} failed in phase {PHASES[phase]!r}: RuntimeError: injected error "
         f"(fault injected: {phase}:{rank}:raise)"
     )
     assert rest[1] == "Traceback (most recent call last):"

@@ -23,7 +23,7 @@ def test_a_failed_run_s_logs_are_kept(make_suite, tmp_path):
     (directory,) = (tmp_path / "logs").iterdir()
     assert f"logs of all ranks: {directory}" in str(failure.value)
     assert " s  connect\n" in (directory / "rank_0.log").read_text()
-    assert "RuntimeError: this error was asked for" in (directory / "rank_1.log").read_text()
+    assert "RuntimeError: injected error" in (directory / "rank_1.log").read_text()
 
 
 def test_the_logs_of_a_missed_deadline_have_the_stacks(make_suite, tmp_path):

@@ -1,1 +1,1 @@
-"""How ranks talk: transports, collectives, process groups, shared memory."""
+"""Communication between ranks: collectives and the transports behind them."""

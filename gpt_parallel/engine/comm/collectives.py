@@ -1,6 +1,6 @@
-"""The engine's only way to talk to other ranks: a small, counted interface. Transports stand behind it.
+"""The collectives of the engine: a small interface that counts calls and bytes, over one of the transports.
 
-A transport moves tensors and counts nothing: `process_groups.py` over torch.distributed, `shared_memory.py` between
+Transports move tensors and do not count: `process_groups.py` over torch.distributed, `shared_memory.py` between
 processes of one host.
 """
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Collectives:
     """All-reduce and gather within the tensor-parallel group, send and receive between stages, a world barrier.
 
-    Every call is counted, with the bytes this rank contributes. A lone rank has no transport and counts nothing.
+    Every call is counted, with the bytes this rank contributes. A single-rank run has no transport and counts nothing.
     """
 
     def __init__(self, mesh: Mesh, transport: Transport | None) -> None:
@@ -36,7 +36,7 @@ class Collectives:
 
     @property
     def reduces(self) -> bool:
-        """Whether row-parallel products have to be summed over other ranks."""
+        """Whether row-parallel products must be summed over other ranks."""
         return self._sharded
 
     def reset_counts(self) -> None:
@@ -51,7 +51,7 @@ class Collectives:
         return tuple(CollectiveCount(op=op, calls=calls[op], bytes=volume[op]) for op in sorted(calls))
 
     def without_counting(self, call: Callable[[], T]) -> tuple[T, "Counter[tuple[str, int]]"]:
-        """Call without counting; its result, and what would have been counted."""
+        """Run `call` without counting. Returns its result and the counts it would have added."""
         before, self._counted = self._counted, Counter()
         try:
             return call(), self._counted
@@ -76,7 +76,7 @@ class Collectives:
         return self._connected.gather(tensor)
 
     def send_forward(self, tensor: Tensor) -> None:
-        """Hand activations to the next stage, without waiting for it."""
+        """Send activations to the next stage without waiting for it."""
         self._counted["send_activation", tensor.nbytes] += 1
         self._connected.send(tensor, FORWARD)
 
@@ -85,7 +85,7 @@ class Collectives:
         return self._connected.receive(shape, dtype, FORWARD)
 
     def return_tokens(self, tokens: Tensor) -> None:
-        """Hand sampled tokens from the last stage to the first, without waiting for it."""
+        """Send sampled tokens from the last stage to the first without waiting for it."""
         self._counted["send_token", tokens.nbytes] += 1
         self._connected.send(tokens, RETURN)
 
@@ -108,7 +108,7 @@ class Collectives:
 
 
 def connect(mesh: Mesh, execution: ExecutionSpec, device: torch.device, rendezvous: Rendezvous) -> Collectives:
-    """Join the other ranks of the run, met at a path in a private directory that all share, or in a store."""
+    """Connect to the other ranks of the run through a file in a private directory, or through a store."""
     backend, timeout_s = execution.backend, execution.timeout_s
     if mesh.sizes.size == 1:
         return Collectives(mesh, None)

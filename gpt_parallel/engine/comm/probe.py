@@ -1,6 +1,6 @@
-"""What talking to another rank costs here, without a model: what `gpt-parallel doctor` has two ranks find out.
+"""Latency and bandwidth of the collectives, measured without a model by two ranks for `gpt-parallel doctor`.
 
-Every result is checked, so that a transport which delivers wrong numbers is found before a run is.
+Every result is checked, so a transport that delivers wrong numbers is found before any run.
 """
 
 import time
@@ -25,7 +25,7 @@ _TOKEN = 7
 
 
 class _Operation(NamedTuple):
-    """What to time, and the first and last number it must deliver: every rank sends its own rank + 1."""
+    """An operation to time, and the first and last number it must deliver. Every rank sends its own rank + 1."""
 
     name: str
     run: Callable[[Tensor], Tensor]
@@ -35,7 +35,7 @@ class _Operation(NamedTuple):
 def time_collectives(
     spec: RunSpec, rank: int, device: torch.device, rendezvous: Rendezvous, pipe: StatusPipe
 ) -> RankReport:
-    """Time what the spec's mesh talks by: sums and gathers if it is tensor parallel, hops if it is pipelined.
+    """Time the collectives of the spec's mesh: sums and gathers if it is tensor parallel, sends if it is pipelined.
 
     Raises ArithmeticError if a result is wrong.
     """
@@ -78,7 +78,7 @@ def _operations(collectives: Collectives, mesh: Mesh) -> list[_Operation]:
 
 
 def _there_and_back(x: Tensor, collectives: Collectives, mesh: Mesh) -> Tensor:
-    """Activations go to the next stage, a token per row comes back; what this rank received."""
+    """Send activations to the next stage and one token per row back. Returns what this rank received."""
     rows = x.shape[0]
     if mesh.is_first_stage:
         collectives.send_forward(x)

@@ -43,7 +43,7 @@ class Distributed:
             self._greet(channel)
 
     def _greet(self, channel: int) -> None:
-        """NCCL connects a pair at its first message; now, so that no stage waits for that while it generates."""
+        """Exchange a first message on every channel: NCCL connects a pair then, before anything is timed."""
         is_first, is_last = self._mesh.is_first_stage, self._mesh.is_last_stage
         hello = torch.zeros(1, device=self._device)
         receives, sends = (not is_first, not is_last) if channel == FORWARD else (is_first, is_last)

@@ -1,7 +1,7 @@
-"""A transport for processes of one x86 host: collectives that cost microseconds where gloo's cost a millisecond.
+"""A transport for processes of one x86 host: collectives in microseconds where gloo takes a millisecond.
 
-One anonymous memory segment is mapped by all ranks. It has no name in any directory, so nothing can be left behind: it
-goes with its last process, however that ends. Every rank has a *line* of its own (64 bytes, so that no two share one
+All ranks map one anonymous memory segment. It has no name in any directory, so it is freed with its last process,
+however that process ends. Every rank has a *line* of its own (64 bytes, so that no two share one
 in a cache) for each thing it announces, and only ever counts it up; others wait until a line has come far enough.
 
 A sum has two slots per rank, used in turn. A rank that announces sum k + 1 has read all of sum k, so slots of sum k may
@@ -29,8 +29,8 @@ _LINE_WORDS = 8  # 64 bytes
 _PROCESS, _BARRIER, _SUM, _WRITTEN, _READ, _NUM_LINES = 0, 1, 2, 3, 5, 7  # written and read: one line a channel
 _SLOT_BYTES = 512 << 10
 
-_SPINS, _SPINS_CROWDED = 4000, 20  # looks at a line before the core is offered to others; 4000 take some 200 µs
-_YIELDING_S, _NAP_S = 0.02, 0.0002  # how long to offer it at each look, and how long to sleep between looks after that
+_SPINS, _SPINS_CROWDED = 4000, 20  # checks of a line before the core is yielded; 4000 take about 200 µs
+_YIELDING_S, _NAP_S = 0.02, 0.0002  # how long to yield at each check, and how long to sleep between checks after that
 _CHECK_PEER_S = 0.2
 
 
@@ -137,7 +137,7 @@ class SharedMemory:
         self._lines[(self._mesh.rank * _NUM_LINES + line) * _LINE_WORDS] = value
 
     def _await(self, rank: int, line: int, value: int) -> None:
-        """Return when a rank's line has come to `value`; LostPeerError if the rank's process has ended before."""
+        """Wait until a rank's line has reached `value`. Raises LostPeerError if that rank's process has ended."""
         lines, index = self._lines, (rank * _NUM_LINES + line) * _LINE_WORDS
         for _ in range(self._spins):
             if lines[index] >= value:
@@ -157,7 +157,7 @@ def _pieces(flat: Tensor) -> list[Tensor]:
 def _wait_patiently(
     reached: Callable[[], bool], timeout_s: float, is_gone: Callable[[], bool] = lambda: False, whom: str = "rank 0"
 ) -> None:
-    """Offer the core to others until `reached`, after a while by sleeping."""
+    """Yield the core until `reached`, and sleep between checks after a while."""
     begin = checked = time.monotonic()
     while not reached():
         now = time.monotonic()
@@ -174,7 +174,7 @@ def _wait_patiently(
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process runs; one that has ended but was not waited for does not."""
+    """Whether a process is running. A zombie is not."""
     try:
         status = Path(f"/proc/{process}/stat").read_bytes()
     except OSError:
@@ -183,7 +183,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _share(rendezvous: Path, size: int, timeout_s: float, *, create: bool) -> mmap.mmap:
-    """The segment: made by one rank, which leaves word at `rendezvous` where it is, and opened by the others."""
+    """The segment: one rank creates it and writes its location to `rendezvous`; the others open it."""
     if create:
         descriptor = os.memfd_create("gpt_parallel")
         os.ftruncate(descriptor, size)

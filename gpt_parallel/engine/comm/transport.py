@@ -1,4 +1,4 @@
-"""What a transport is: it moves tensors between ranks and counts nothing."""
+"""The interface of a transport, which moves tensors between ranks."""
 
 from typing import Protocol, Union
 
@@ -6,13 +6,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Where ranks meet; a lone one needs no place.
+# Where ranks find each other; None for a single rank.
 Rendezvous = Union[str, "dist.Store", None]  # type: ignore[name-defined]
 FORWARD, RETURN = 0, 1  # channels between stages: activations to the next one, tokens from the last to the first
 
 
 class Transport(Protocol):
-    """What moves tensors between ranks. `waits_in` names the method, if there is one, in which it waits for a peer."""
+    """Moves tensors between ranks. `waits_in` names the method that waits for a peer, if there is one."""
 
     waits_in: str | None
 
@@ -23,7 +23,7 @@ class Transport(Protocol):
         """[tp, *shape]: every shard's tensor, in the order of shards."""
 
     def send(self, tensor: Tensor, channel: int) -> None:
-        """Hand a tensor over; it must not be changed before the next barrier.
+        """Send a tensor, which must not be changed before the next barrier.
 
         Does not wait for the receiver, unless more is on its way than the transport can hold (megabytes).
         """
@@ -35,4 +35,4 @@ class Transport(Protocol):
         """Wait for all ranks of the run."""
 
     def close(self) -> None:
-        """Let go of everything; all ranks have passed a barrier."""
+        """Release all resources. All ranks have passed a barrier before."""

@@ -1,1 +1,1 @@
-"""The generation loop, sampling, CUDA graphs, and what is recorded of a pass."""
+"""The generation loop, sampling, CUDA graphs, and the records of a pass."""

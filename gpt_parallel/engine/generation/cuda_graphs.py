@@ -1,8 +1,8 @@
-"""Decoding as CUDA graphs: a step's hundreds of kernels are launched at once, and the host is out of the way.
+"""Decoding with CUDA graphs: one launch replays the hundreds of kernels of a step, without the host's overhead.
 
-A graph repeats the same kernels on the same memory. So a lane's decode step is written over tensors that stay where
-they are (tokens or activations, positions, the sampler's state), every row at its own position under a mask, and the
-attention window is rounded up to a bucket. One graph is captured per number of rows and bucket, at its first use: in
+A graph repeats the same kernels on the same memory. So a lane's decode step uses tensors at fixed addresses (tokens or
+activations, positions, the sampler's state), every row has its own position and a mask, and the attention window is
+rounded up to a bucket. One graph is captured per number of rows and bucket, at its first use: in
 the recorded pass, which is thereby the same computation as the timed rounds.
 """
 
@@ -40,7 +40,7 @@ class DecodeGraphs:
         self._captured: dict[tuple[int, int], _Captured] = {}
 
     def start(self, lengths: Tensor, state: RowState | None) -> None:
-        """A batch's prompts [B] have been read; its state moves to where the graphs look for it."""
+        """Copy a batch's state to the graphs' fixed tensors after its prefill. `lengths` [B] are the prompts'."""
         self._lengths = lengths
         rows = len(lengths)
         if rows not in self._batches:
@@ -71,7 +71,7 @@ class DecodeGraphs:
         return result
 
     def _make(self, held: "_Static", rows: int, window: int) -> "_Captured":
-        """Capturing runs the step once or twice, which must leave no trace: neither in the state nor in the counts."""
+        """Capture a step. Capturing runs it once or twice, so state and counts are restored afterwards."""
         before = None if held.state is None else held.state.clone()
         counts: Counter[tuple[str, int]] = Counter()
 
@@ -95,7 +95,7 @@ class DecodeGraphs:
 
 @dataclass
 class _Static:
-    """What graphs of one number of rows read, where they read it. Kept for as long as they are."""
+    """The input tensors of all graphs for one number of rows, at fixed addresses for as long as the graphs exist."""
 
     positions: Tensor
     rows: Tensor
@@ -104,7 +104,7 @@ class _Static:
 
 
 class _Captured(NamedTuple):
-    """A captured step; `call` holds on to the memory that it reads, `counts` is what one step says to other ranks."""
+    """A captured step. `call` keeps the memory it reads alive; `counts` are the collectives of one step."""
 
     replay: Callable[[], Result]
     call: Callable[[], Result]
@@ -118,7 +118,7 @@ def cuda_graph(pool: object) -> Capture:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            call()  # libraries make their workspaces outside the graph
+            call()  # libraries allocate their workspaces outside the graph
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:

@@ -1,8 +1,8 @@
-"""One generation loop for every layout: it yields what happens, and does not time it.
+"""One generation loop for every layout. It yields events; `engine/timing` measures them.
 
-A replica deals its batches to `pp` lanes. Each turn of the loop takes every lane one step further: the first stage
-embeds the prompt, or the token that came back; every stage runs its layers on the lane's cache and passes on; the last
-stage samples and returns the token. With pp = 1 this is plain batched generation.
+A replica deals its batches to `pp` lanes. Each turn of the loop advances every lane by one step: the first stage
+embeds the prompt or the returned token, every stage runs its layers on the lane's cache and sends the result on, the
+last stage samples and returns the token. With pp = 1 this is plain batched generation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class BatchEvent(NamedTuple):
 
 
 class _Rows:
-    """A batch's tensors on the device, made before anything is timed."""
+    """A batch's tensors on the device, created before timing starts."""
 
     def __init__(self, batch: Batch, num_positions: int, device: torch.device) -> None:
         self.batch = batch
@@ -46,7 +46,7 @@ class _Rows:
         self._last_position = num_positions - 1
 
     def step(self, index: int) -> Step:
-        """The blocks' view of a step: index 0 is prefill, later ones decode a token."""
+        """The step as blocks need it: index 0 is prefill, later ones decode a token."""
         length = self.batch.prompt_length
         if index == 0:
             return Step(decode=False, num_rows=self.size, window=length)
@@ -62,7 +62,7 @@ class _Rows:
 
 @dataclass
 class _Lane:
-    """A lane's queue of batches and how far it has come in this pass."""
+    """A lane's queue of batches and its progress in this pass."""
 
     rows: list[_Rows]
     cache: KVCache
@@ -87,7 +87,7 @@ class _Lane:
 
 
 class Generator:
-    """One stage's side of generating all batches of a replica; with `capture`, by captured and replayed steps."""
+    """One stage's part in generating all batches of a replica, with decode steps captured and replayed by `capture`."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Generator:
         yield BatchEvent(rows.batch, lane.step, result)
 
     def _inputs(self, lane: _Lane, rows: _Rows) -> Tensor:
-        """What this stage works on: prompts [B, T], later tokens [B]; behind the first stage activations [N, D]."""
+        """This stage's input: prompts [B, T] or tokens [B] on the first stage, activations [N, D] on later ones."""
         if not self._mesh.is_first_stage:
             num_tokens = rows.size if lane.step else rows.size * rows.batch.prompt_length
             return self._collectives.receive_forward(

@@ -1,4 +1,4 @@
-"""From sampled tokens, a row of a batch each, to what a run records of every request."""
+"""Records of requests, collected from the tokens that batches sample row by row."""
 
 from collections.abc import Iterator, Sequence
 from math import isfinite
@@ -15,7 +15,7 @@ _WHY = "(NaN or infinite weights, or numbers too large for the number type)"
 
 
 class TaintedError(LostPeerError):
-    """Another shard's logits are not finite, as its own rank says."""
+    """Another shard's logits are not finite; that shard's own rank reports the error."""
 
 
 def _by_batch(events: Sequence[BatchEvent]) -> Iterator[tuple[tuple[Request, ...], list[SampledTokens]]]:
@@ -39,11 +39,11 @@ def tokens_by_request(events: Sequence[BatchEvent]) -> dict[int, tuple[int, ...]
 
 
 def check_own_logits(events: Sequence[BatchEvent]) -> None:
-    """Raises ArithmeticError at the first token for which this rank's own logits are not finite."""
+    """Raise ArithmeticError at the first token for which this rank's own logits are not finite."""
     places = [
         (position, request.request_id)
         for requests, choices in _by_batch(events)
-        for request, row in zip(requests, torch.stack([c.own for c in choices], dim=1).isfinite().tolist(), strict=True)
+        for request, row in zip(requests, _finite(choices), strict=True)
         for position, finite in enumerate(row[: request.max_new_tokens])
         if not finite
     ]
@@ -52,8 +52,14 @@ def check_own_logits(events: Sequence[BatchEvent]) -> None:
         raise ArithmeticError(f"request {request_id}, new token {position}: the logits are not finite {_WHY}")
 
 
+def _finite(choices: Sequence[SampledTokens]) -> list[list[bool]]:
+    """[B, steps]: whether this rank's own logits were finite."""
+    finite: list[list[bool]] = torch.stack([choice.finite_check for choice in choices], dim=1).isfinite().tolist()
+    return finite
+
+
 def changed_tokens(records: Sequence[TokenRecord], tokens: dict[int, tuple[int, ...]]) -> tuple[RequestTokens, ...]:
-    """A round's tokens of those requests for which they are not the recorded ones."""
+    """The tokens of a round for requests whose tokens differ from the recorded ones."""
     changed = (record.request_id for record in records if tokens[record.request_id] != record.tokens)
     return tuple(RequestTokens(request_id=key, tokens=tokens[key]) for key in changed)
 
@@ -67,7 +73,7 @@ def _check_finite(request: Request, logprobs: Sequence[float], scales: Sequence[
 
 
 def token_records(events: Sequence[BatchEvent]) -> list[TokenRecord]:
-    """Raises ArithmeticError where logits are not finite, and TaintedError where they are another shard's."""
+    """The records of all requests. Raises ArithmeticError for non-finite logits, TaintedError for another shard's."""
     check_own_logits(events)
     tokens = tokens_by_request(events)
     records = []

@@ -1,7 +1,7 @@
-"""Choosing tokens, the same ones under every layout.
+"""Sampling that chooses the same tokens under every layout.
 
 Noise is a hash of (seed, request, position, vocabulary id): it does not depend on rank, batch row or call order. The
-vocabulary may be sharded: then each shard offers its best (score, id) and the lowest id wins a tie. Only top-k and
+vocabulary may be sharded: then each shard offers its best (score, id), and the lowest id wins a tie. Only top-k and
 top-p need all logits in one place. Filters have transformers' meaning and order: repetition penalty, temperature,
 top-k, top-p.
 """
@@ -23,11 +23,11 @@ _INFINITY = float("inf")
 class SampledTokens(NamedTuple):
     """Chosen tokens [B]; when recording, their log-probability and the scale of the step's logits, [B] too.
 
-    `own` [B] is no finite number if this shard's own logits are not: NaN, or infinite. Unless recording, -inf may pass.
+    `finite_check` [B] is NaN or infinite if this shard's logits contain NaN or inf. Unless recording, -inf may pass.
     """
 
     tokens: Tensor
-    own: Tensor
+    finite_check: Tensor
     logprobs: Tensor | None = None
     scales: Tensor | None = None
 
@@ -37,9 +37,9 @@ class SampledTokens(NamedTuple):
 
 @dataclass
 class RowState:
-    """What sampling remembers of a batch's rows: noise keys and prompt lengths, both [B], and seen ids [B, V + 1].
+    """The sampling state of a batch's rows: noise keys and prompt lengths, both [B], and seen ids [B, V + 1].
 
-    The last column of `seen` takes the ids that lie outside this shard. None where the settings do not need it.
+    The last column of `seen` is for ids outside this shard. Fields that the settings do not need are None.
     """
 
     keys: Tensor | None
@@ -93,13 +93,13 @@ class Sampler:
         return state
 
     def _mark(self, seen: Tensor, tokens: Tensor) -> None:
-        """Tokens [B, N] become seen ids of their rows. A value that comes from the host could not be captured."""
+        """Mark tokens [B, N] as seen in their rows, without values from the host, which graphs cannot capture."""
         columns = tokens - self._working.start
         is_outside = (columns < 0) | (columns >= len(self._working))
         seen.scatter_(1, columns.masked_fill(is_outside, len(self._working)), True)
 
     def choose(self, logits: Tensor, state: RowState, step: int | Tensor, *, record: bool = False) -> SampledTokens:
-        """logits [B, local vocabulary] of new token number `step` → chosen tokens, the same on every shard."""
+        """Choose new token number `step` from logits [B, local vocabulary]; the same tokens on every shard."""
         own = logits
         if self._sampling.filters:
             logits = self._gather_vocabulary(logits)
@@ -118,7 +118,7 @@ class Sampler:
         return scores + gumbel_noise(state.keys, state.lengths + step, self._ids)
 
     def _scores(self, logits: Tensor, state: RowState) -> Tensor:
-        """Repetition penalty and temperature."""
+        """Logits after repetition penalty and temperature."""
         scores = logits
         if state.seen is not None:
             penalty = self._sampling.repetition_penalty
@@ -136,7 +136,7 @@ class Sampler:
     def _best(self, scores: Tensor, logits: Tensor, own_logits: Tensor, record: bool) -> SampledTokens:
         """The best id over all shards; ties go to the lowest."""
         best, index = scores.max(dim=1)
-        # The best score is there anyway, but with filters it is of all shards.
+        # The best score is at hand, but with filters it is that of all shards.
         own = own_logits.sum(1) if record or self._sampling.filters else best
         if self._is_whole and not record:
             return SampledTokens(index, own)
@@ -157,11 +157,11 @@ class Sampler:
         return SampledTokens(tokens, own, chosen[:, 2] - offers[:, :, 3].logsumexp(0), scales)
 
     def judge(self, logits: Tensor, request: Request, tokens: Tensor, tolerance: float) -> "Judgement":
-        """Teacher-forced: what this rank, which holds the whole vocabulary, thinks of another run's tokens [N].
+        """Score another run's tokens [N] teacher-forced; this rank holds the whole vocabulary.
 
-        logits [N, V] are those before each of `tokens`. `tolerance` is relative to the scores' scale. A filter's edge
-        may lie elsewhere in the run that chose the tokens, so they may lie that much outside it, and only scores that
-        much inside it count as the best.
+        Logits [N, V] are those before each of `tokens`. `tolerance` is relative to the scores' scale. The other run's
+        filter threshold may differ by that much, so tokens may lie that far outside it, and only scores that far
+        inside it count as the best.
         """
         state = self.start((request,))
         margins, scales = [], []
@@ -169,7 +169,7 @@ class Sampler:
             scores = self._scores(logits[index : index + 1], state)
             scale = scale_of(scores)[0]
             slack = float(tolerance * scale)
-            # Where two scores are off by half of it in opposite directions, the probability of one is by a quarter.
+            # Two scores off by half of it in opposite directions change a probability by a quarter of it.
             mass = min(slack / 4, 0.25)
             noise = self._add_noise(torch.zeros_like(scores), state, index)
             surely = possibly = torch.full_like(scores, -_INFINITY)[:, :1]
@@ -188,8 +188,8 @@ class Sampler:
 
 
 class Judgement(NamedTuple):
-    """Per token, all [N]: how far its score lies below the best one (infinite where filters exclude it) and the scores'
-    scale; its log-probability and the logits' scale.
+    """Per token, all [N]: the margin below the best score (infinite where filters exclude the token), the scores'
+    scale, the log-probability and the logits' scale.
     """
 
     margins: Tensor
@@ -199,24 +199,24 @@ class Judgement(NamedTuple):
 
 
 def scale_of(logits: Tensor) -> Tensor:
-    """[B, V] → [B]: what errors of these logits are measured against."""
+    """The scale of logits [B, V], against which their errors are measured: [B]."""
     return _scale(logits.amax(1), logits.abs().amax(1), logits.mean(1))
 
 
 def _scale(highest: Tensor, largest: Tensor, mean: Tensor) -> Tensor:
-    """Errors of the layers grow with how far logits spread; a common offset adds the rounding of the logits alone."""
+    """Highest − mean + largest |logit| / 3: layers' errors grow with the spread, an offset adds rounding only."""
     return (highest - mean + largest / 3).clamp_min(1e-6)
 
 
 def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
-    """[B, 1]: the lowest score that top-k and top-p let through; `slack` widens (or narrows) top-p's probability."""
+    """The lowest score [B, 1] that top-k and top-p keep; `slack` widens (or narrows) top-p's probability."""
     threshold = torch.full_like(scores[:, :1], -_INFINITY)
     if 0 < sampling.top_k < scores.shape[1]:
         threshold = scores.topk(sampling.top_k, dim=1).values[:, -1:]
     if sampling.top_p < 1:
         kept = scores.masked_fill(scores < threshold, -_INFINITY)
         ordered, _ = kept.sort(dim=1, descending=True)
-        # CUDA may add up a lone row's in another order each time, which float64 keeps from the tokens.
+        # On CUDA the order of a single row's cumulative sum varies; float64 keeps that from changing tokens.
         probabilities = ordered.softmax(dim=1, dtype=torch.float64 if ordered.is_cuda else None)
         inside = probabilities.cumsum(dim=1) - probabilities < sampling.top_p + slack
         last = (inside.sum(dim=1, keepdim=True) - 1).clamp_min(0)
@@ -225,7 +225,7 @@ def _threshold(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
 
 
 def _widened(sampling: SamplingSpec, scores: Tensor, slack: float) -> SamplingSpec:
-    """With a top-k that lets pass what lies so little below [1, V]: what ties in one run may not in another."""
+    """Scores with a top-k that also keeps scores slightly below [1, V], since ties differ between runs."""
     if not 0 < sampling.top_k < scores.shape[1]:
         return sampling
     last = scores.topk(sampling.top_k, dim=1).values[:, -1:]
@@ -233,7 +233,7 @@ def _widened(sampling: SamplingSpec, scores: Tensor, slack: float) -> SamplingSp
 
 
 def _highest_excluded(scores: Tensor, sampling: SamplingSpec, slack: float) -> Tensor:
-    """[B, 1]: the highest score that they do not let through, or would not if it tied a little worse."""
+    """The highest score [B, 1] that the filters exclude, or would exclude if it were slightly lower."""
     excluded = scores.masked_fill(scores >= _threshold(scores, sampling, slack), -_INFINITY).amax(1, keepdim=True)
     if 0 < sampling.top_k < scores.shape[1]:
         excluded = torch.maximum(excluded, scores.topk(sampling.top_k + 1, dim=1).values[:, -1:])

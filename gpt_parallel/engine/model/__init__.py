@@ -1,1 +1,1 @@
-"""GPT-2 as single-device code: products, attention, cache, weights."""
+"""Models as single-device code: layers, attention, cache, weights."""

@@ -1,7 +1,7 @@
-"""Which of torch's attention kernels a run uses: held around all that a rank computes, and told afterwards.
+"""Selects torch's attention kernel for everything a rank computes, and reports which kernels ran.
 
-Left alone, torch may take cuDNN's kernel on CUDA, which does not repeat its results from run to run (seen on an H100;
-PyTorch issues #178587 and #182551). It is used where it is asked for and nowhere else.
+By default torch may choose cuDNN's kernel on CUDA, which does not repeat its results from run to run (seen on an H100;
+PyTorch issues #178587 and #182551). It is used only if the setting names it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from gpt_parallel.schema.result import AttentionKernels
 from gpt_parallel.schema.run import ExecutionSpec
 
 _REPEATABLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-# Not every kernel takes every call: on CUDA flash takes no mask, which unequal prompts and captured graphs need.
+# On CUDA flash accepts no mask, which unequal prompts and captured graphs need, so it has a fallback.
 _KERNELS = {
     "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION],
     "efficient": [SDPBackend.EFFICIENT_ATTENTION],
@@ -35,7 +35,7 @@ def attention_kernel(execution: ExecutionSpec) -> AbstractContextManager[None]:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Attention of q [B, H, T, d] to k and v [B, H, W, d], which prefill's causal and decode's plain calls share."""
+    """Attention of q [B, H, T, d] to k and v [B, H, W, d]: causal in prefill, plain or masked in decode."""
     if _noted is not None:
         kernel = SDPBackend(torch._fused_sdp_choice(q, k, v, mask, 0.0, is_causal)).name
         _noted["prefill" if is_causal else "decode"].add(kernel.removesuffix("_ATTENTION").lower())
@@ -44,7 +44,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, is_ca
 
 @contextmanager
 def noting_kernels() -> Iterator[dict[str, set[str]]]:
-    """The kernels that torch takes meanwhile, for `prefill` and for `decode`."""
+    """Record the kernels that torch chooses within the block, for `prefill` and for `decode`."""
     global _noted
     _noted = {"prefill": set(), "decode": set()}
     try:
@@ -54,14 +54,13 @@ def noting_kernels() -> Iterator[dict[str, set[str]]]:
 
 
 def kernels_of(noted: dict[str, set[str]]) -> AttentionKernels:
-    """As a report has them: several are joined by a plus."""
+    """The recorded kernels for a report; several are joined by a plus."""
     return AttentionKernels(**{name: "+".join(sorted(kernels)) or None for name, kernels in noted.items()})
 
 
 def keep_full_precision() -> None:
-    """Products of float32 are not to be made of TF32, whatever torch's default and NVIDIA's library are.
+    """Compute float32 products in float32 rather than TF32, whatever the defaults of torch and cuBLAS are.
 
-    The reductions of half-precision products stay as torch has them: they change how results are rounded, and not
-    whether they repeat.
+    Reduced-precision reductions keep torch's default: they change rounding, not repeatability.
     """
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""The code of each model family, by its name."""
+"""The registry of model families' code."""
 
 from collections.abc import Callable
 
@@ -21,5 +21,5 @@ def build(
     device: torch.device | str = "cpu",
     reduce: Reduce | None = None,
 ) -> DecoderPart:
-    """A part of a model, its weights allocated; `reduce` completes a row-parallel product over the tensor shards."""
+    """Build a part of a model with allocated weights; `reduce` sums a row-parallel product over the tensor shards."""
     return MODELS[architecture.family](architecture, part, dtype, torch.device(device), reduce)

@@ -1,4 +1,4 @@
-"""GPT-2 as single-device code with Hugging Face's weight names. It knows nothing of other ranks.
+"""GPT-2 as single-device code with Hugging Face's weight names. It contains no communication.
 
 A shard or stage of the model is the same code with fewer heads, columns or layers; the caller passes `reduce`, which
 completes a row-parallel product. Plain objects rather than `nn.Module`s: there is nothing to train, and looking up a
@@ -53,7 +53,7 @@ class Attention:
         self.c_proj: Linear | PackedLinear = Linear(self._width, architecture.hidden_size, dtype, device)
 
     def __call__(self, x: Tensor, cache: LayerCache, step: Step) -> Tensor:
-        """x [N, D] → what the heads saw [N, H·d], before the output projection."""
+        """x [N, D] → the heads' outputs [N, H·d], before the output projection."""
         return self._decode(x, cache, step) if step.decode else self._prefill(x, cache, step)
 
     def parameters(self, name: str) -> Iterator[Parameter]:
@@ -120,14 +120,14 @@ class Block:
 
 
 def _column_parallel(linear: Linear | PackedLinear, name: str, columns: tuple[range, ...]) -> Iterator[Parameter]:
-    """A product of which a shard has these output columns. Stored weights are [inputs, outputs]."""
+    """The parameters of a column-parallel product: a shard has these output columns. Stored as [inputs, outputs]."""
     assert isinstance(linear, Linear)
     yield Parameter(linear.weight, (Source(f"{name}.weight", -1, columns, transposed=True),))
     yield Parameter(linear.bias, (Source(f"{name}.bias", -1, columns),))
 
 
 def _row_parallel(linear: Linear | PackedLinear, name: str, rows: range) -> Iterator[Parameter]:
-    """A product of which a shard has these input rows; its bias is whole, and added once behind the reduction."""
+    """The parameters of a row-parallel product: a shard has these input rows; its whole bias is added after the sum."""
     assert isinstance(linear, Linear)
     yield Parameter(linear.weight, (Source(f"{name}.weight", 0, (rows,), transposed=True),))
     yield Parameter(linear.bias, (Source(f"{name}.bias"),))

@@ -1,4 +1,4 @@
-"""What the engine needs of a model family's code, and how its parameters are found in stored tensors."""
+"""The interface of a model family's code, and the description of its parameters' stored tensors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -15,7 +15,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class Source(NamedTuple):
-    """Where a stretch of a parameter comes from: ranges along one dimension of a stored tensor, or all of it.
+    """The origin of a stretch of a parameter: ranges along one dimension of a stored tensor, or the whole tensor.
 
     `transposed`: the tensor is stored as [inputs, outputs].
     """
@@ -27,9 +27,9 @@ class Source(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A tensor to be filled by the stretches of `sources`, one after the other along its rows.
+    """A tensor to fill with the stretches of `sources`, one after another along its rows.
 
-    Of a single source the ranges may lie along its columns instead.
+    The ranges of a single source may lie along its columns instead.
     """
 
     target: Tensor
@@ -69,7 +69,7 @@ def num_bytes(parameters: Iterable[Parameter]) -> int:
 
 
 def allocate_cache(model: DecoderPart, batch_size: int, num_positions: int) -> KVCache:
-    """Room for the keys and values of a batch, in as many positions as it needs and the model has."""
+    """Allocate the keys and values of a batch, for at most as many positions as the model has."""
     return KVCache(
         num_layers=len(model.part.layers),
         batch_size=batch_size,

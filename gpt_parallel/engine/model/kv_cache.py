@@ -1,4 +1,4 @@
-"""A lane's keys and values: allocated once, for the lane's longest batch, and reused by every batch."""
+"""The KV cache of a lane: allocated once for the lane's longest batch and reused by every batch."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class Step(NamedTuple):
-    """What all blocks of one forward pass share.
+    """The shared inputs of all blocks in one forward pass.
 
     Prefill (`decode` False) writes positions 0 … window−1 of the cache and attends causally; rows shorter than that are
-    padded on the right, where a causal mask keeps padding out of sight. Decoding writes one position per row:
-    `position` where all rows stand at the same one, else `positions` [B] with `mask` [B, 1, 1, window].
+    padded on the right, where a causal mask hides padding. Decoding writes one position per row:
+    `position` where it is the same for all rows, else `positions` [B] with `mask` [B, 1, 1, window].
     """
 
     decode: bool
@@ -24,9 +24,9 @@ class Step(NamedTuple):
 
 
 class LayerCache(NamedTuple):
-    """One layer's cache as a step sees it: where new keys and values go, and what there is to attend to.
+    """One layer's views for a step: the target of new keys and values, and the keys and values to attend to.
 
-    `target` is [B, 2, H, d], in prefill [B, 2, H, window, d]; with positions of their own it is the whole layer.
+    `target` is [B, 2, H, d], in prefill [B, 2, H, window, d]; with different positions per row it is the whole layer.
     `keys` and `values` are [B, H, window, d].
     """
 
@@ -60,7 +60,7 @@ class KVCache:
         return self._data.nbytes
 
     def layers(self, step: Step) -> list[LayerCache]:
-        """Views of all layers, made for the whole step at once: one at a time they would cost more than they save."""
+        """Views of all layers for a step, created at once because creating them one by one costs more."""
         rows = self._data.narrow(1, 0, step.num_rows)
         window = rows.narrow(4, 0, step.window)
         if not step.decode:

@@ -1,7 +1,7 @@
-"""Products with weights that never change: plain, or packed once into the layout that oneDNN reads fastest.
+"""Linear layers with constant weights: plain, or packed once into oneDNN's fastest layout.
 
-With a handful of rows a product is bound by reading its weight, and one core reads a packed weight up to twice as fast
-as a plain one. In float32 a call costs some 15 µs more in exchange, so tiny models run plain.
+With few rows a product is bound by reading its weight, and one core reads a packed weight up to twice as fast as a
+plain one. In float32 a packed call costs about 15 µs more, so tiny models run plain.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _PACKING_PAYS_BYTES = 16 << 20  # in float32; in bfloat16 it always does
 
 
 class Activation(NamedTuple):
-    """An activation function, and what oneDNN calls it: (operation, algorithm)."""
+    """An activation function and its name in oneDNN: (operation, algorithm)."""
 
     function: Callable[[Tensor], Tensor]
     fused: tuple[str, str]
@@ -33,7 +33,7 @@ ACTIVATIONS = {
 
 
 class Linear:
-    """y = x Wᵀ + b for x [N, inputs]. The bias stands apart: a row-parallel one belongs after the reduction."""
+    """y = x Wᵀ + b for x [N, inputs]. The bias is separate because a row-parallel layer adds it after the reduction."""
 
     def __init__(self, num_inputs: int, num_outputs: int, dtype: torch.dtype, device: torch.device) -> None:
         self.weight = torch.empty(num_outputs, num_inputs, dtype=dtype, device=device)
@@ -53,7 +53,7 @@ class Linear:
 
 
 class PackedLinear:
-    """The same with a packed weight, and with what follows the product done while its result is in registers."""
+    """A linear layer with a packed weight, with the following operation fused into the product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
@@ -82,7 +82,7 @@ def _pointwise(
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether this build of torch and this processor have packed products of the number type."""
+    """Whether this torch build and processor support packed linear layers of the number type."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
@@ -91,12 +91,12 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def choose_kernel(wanted: str, num_bytes: int, dtype: torch.dtype, device: torch.device) -> Kernel:
-    """The kernel for a model part of `num_bytes`; ValueError if "packed" was asked for and cannot be had."""
+    """The kernel for a model of `num_bytes`. Raises ValueError if "packed" is chosen but not available."""
     possible = can_pack(dtype, device)
     if wanted == "packed" and not possible:
         raise ValueError(
-            f"packed products of {str(dtype).removeprefix('torch.')} are not to be had on this {device.type} with this "
-            "build of torch; use linear 'auto' or 'plain'"
+            f"packed linear layers are not available for {str(dtype).removeprefix('torch.')} on this {device.type} "
+            "with this torch build; use linear 'auto' or 'plain'"
         )
     if wanted == "auto":
         pays = dtype == torch.bfloat16 or num_bytes >= _PACKING_PAYS_BYTES

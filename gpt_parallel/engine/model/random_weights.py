@@ -1,4 +1,4 @@
-"""Seeded random weights: what a model is made of where no trained ones are used. The judge uses the same values."""
+"""Seeded random weights for runs without trained ones. The judge uses the same values."""
 
 import hashlib
 import math
@@ -11,10 +11,10 @@ from gpt_parallel.schema.model import Architecture
 
 
 def random_tensor(name: str, architecture: Architecture, seed: int, buffer: Tensor | None = None) -> Tensor:
-    """A stored tensor's seeded values, float32: a function of its name and the seed alone, so all layouts agree.
+    """A stored tensor's seeded float32 values, which depend on its name and the seed only, so all layouts agree.
 
-    Uniform with the centre and the standard deviation that its family gives. The values are put into `buffer` if one is
-    given: one-dimensional, float32, long enough.
+    The distribution is uniform; the model family gives centre and standard deviation. With `buffer`, a one-dimensional
+    float32 tensor of sufficient length, the values are written into it.
     """
     size = tensor_shapes(architecture)[name]
     centre, deviation = family_of(architecture).seeded_scale(name, architecture)

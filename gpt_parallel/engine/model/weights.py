@@ -1,4 +1,4 @@
-"""Fills a model part: each rank reads only its own slices, from safetensors files or from a seed."""
+"""Loads the weights of a model part: each rank reads only its slices, from safetensors files or from a seed."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,1 +1,1 @@
-"""The processes of ranks: the server that is forked, workers here and under a launcher."""
+"""The processes of ranks: the server they are forked from, and workers started locally or by a launcher."""

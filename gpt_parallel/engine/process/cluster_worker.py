@@ -1,7 +1,7 @@
-"""A rank that somebody's launcher started: `python -m gpt_parallel.engine.process.cluster_worker HOST:PORT RUN`.
+"""A rank started by an external launcher: `python -m gpt_parallel.engine.process.cluster_worker HOST:PORT RUN`.
 
-It calls the process that wanted it started, says where it is, is told its place in the mesh and its job, and reports on
-the same connection. When that connection is lost it ends, whatever it is doing; when its launcher is, even if stopped.
+It connects to the session, sends its location, receives its place in the mesh and its job, and reports on the same
+connection. It ends when that connection is lost or its launcher ends, even if the process is stopped.
 """
 
 import faulthandler
@@ -24,7 +24,7 @@ from gpt_parallel.schema.handshake import Hello
 from gpt_parallel.version import __version__
 
 _CONNECT_S = 60.0
-# Where launchers tell a process its number, the number of all, and its number on its machine.
+# The variables in which launchers give rank, world size and local rank.
 _LAUNCHERS = {
     "TORCHELASTIC_RUN_ID": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -35,7 +35,7 @@ _LAUNCHERS = {
 
 
 class _Line:
-    """The connection to the process that watches this rank."""
+    """The connection to the session that watches this rank."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -49,7 +49,7 @@ class _Line:
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def listen(self) -> dict[str, Any]:
-        """The next message; raises ConnectionError when there will be none."""
+        """The next message. Raises ConnectionError when the connection has ended."""
         line = self._lines.readline()
         if not line:
             raise ConnectionError("the process that wanted this rank has hung up")
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _get_ready(line: _Line) -> tuple[dict[str, Any], Any]:
-    """Answer questions until the job comes; it, and the store if it is here that ranks meet."""
+    """Answer requests until the job arrives. Returns the job, and the store if this rank serves it."""
     store: Any = None  # torch is not imported yet
     while "job" not in (message := line.listen()):
         if "ping" in message:
@@ -97,7 +97,7 @@ def _run(message: dict[str, Any], store: Any, own_address: str, pipe: StatusPipe
     rank, local_rank = message["rank"], message["local_rank"]
     cores: tuple[int, ...] = ()
     if job.spec.execution.device == "cpu":
-        cores = job.spec.execution.cores_of(local_rank, sorted(os.sched_getaffinity(0)))  # that the launcher left it
+        cores = job.spec.execution.cores_of(local_rank, sorted(os.sched_getaffinity(0)))  # that the launcher allows
         os.sched_setaffinity(0, cores)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(own_address))
 
@@ -132,7 +132,7 @@ def _hello(run: str) -> Hello:
 
 
 def _obey(line: _Line, pipe: StatusPipe) -> None:
-    """Show the stacks when asked; end with the connection."""
+    """Write the stacks on request; end with the connection."""
     while True:
         try:
             message = line.listen()
@@ -146,7 +146,7 @@ def _obey(line: _Line, pipe: StatusPipe) -> None:
 
 
 def _serve_store(connected: socket.socket, num_ranks: int) -> Any:
-    """Where the ranks of the run find each other. It listens where this one reaches its watcher, and nowhere else."""
+    """Serve the store through which the ranks connect. It listens only on the interface that reaches the session."""
     import torch.distributed as dist
 
     host, _, *scope = connected.getsockname()
@@ -160,7 +160,7 @@ def _serve_store(connected: socket.socket, num_ranks: int) -> Any:
 
 
 def _interface_of(address: str) -> str:
-    """The network interface that has an address: that of the way to the watcher is the ranks' way, too."""
+    """The network interface with this address; ranks use the interface that reaches the session."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(each.address == address for each in addresses):
             return str(name)

@@ -1,8 +1,8 @@
-"""The process that ranks are forks of: `python -m gpt_parallel.engine.process.fork_server SOCKET_FD`.
+"""The process that ranks are forked from: `python -m gpt_parallel.engine.process.fork_server SOCKET_FD`.
 
 Importing torch takes longer than a small run, so it is done once, here. Forking is sound because this process has one
 thread and no CUDA context, and must stay so. Each byte on the socket brings four descriptors: a request, the rank's
-output, its event pipe, and a pipe on which to say its process id and, when it has ended, its exit code.
+output, its event pipe, and a pipe for its process id and, when it has ended, its exit code.
 """
 
 import gc
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     (descriptor,) = map(int, arguments)
     importlib.import_module("gpt_parallel.engine.job")
     gc.collect()
-    gc.freeze()  # a rank's collections neither visit what is here now nor copy its pages
+    gc.freeze()  # a rank's garbage collections skip these objects and do not copy their pages
     with socket.socket(fileno=descriptor) as requests:
         Server(requests).serve()
     return 0
@@ -37,9 +37,9 @@ class Server:
         self._status_pipes: dict[int, int] = {}
 
     def serve(self) -> None:
-        """Returns when the other side hangs up, as it does however it ends.
+        """Serve requests until the other side closes the connection or ends.
 
-        The kernel's parent-death signal would not do: it is sent when the *thread* that started this process ends.
+        The kernel's parent-death signal does not suffice: it is sent when the *thread* that started this process ends.
         """
         self._wake.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -1,8 +1,8 @@
-"""What the process of one rank does, with the arguments RUN_DIRECTORY EVENT_FD PARENT_PID [CORE,CORE…].
+"""The main program of a rank's process, with the arguments RUN_DIRECTORY EVENT_FD PARENT_PID [CORE,CORE…].
 
-A fork of `fork_server.py` runs it, or `python -m gpt_parallel.engine.process.worker` where that cannot be. RANK and
-LOCAL_RANK come from the environment, as under torchrun. The job is `job.json` in the run directory; SIGUSR1 has the
-stacks of all threads written to `rank_<n>.stacks` there.
+A fork of `fork_server.py` runs it, or `python -m gpt_parallel.engine.process.worker` where forking is not possible.
+RANK and LOCAL_RANK come from the environment, as under torchrun. The job is `job.json` in the run directory; on SIGUSR1
+the stacks of all threads are written to `rank_<n>.stacks` there.
 """
 
 import ctypes
@@ -28,12 +28,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str], run: "Run | None" = None) -> int:
-    """`run` makes the report of the job; by default a rank's."""
+    """Run the rank's job and deliver its report. `run` replaces the engine's job function."""
     os.umask(0o077)  # for the files of the run
     directory, descriptor, parent, *cores = arguments
     end_with_parent()
     if os.getppid() != int(parent):
-        return 1  # it ended before the line above
+        return 1  # the parent ended before the line above
     pinned = tuple(int(core) for core in cores[0].split(",")) if cores else ()
     if pinned:
         os.sched_setaffinity(0, pinned)
@@ -66,7 +66,7 @@ def _run_rank(job: "Job", rank: int, directory: Path, pipe: StatusPipe) -> "Rank
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this rank when its parent ends, however it ends and even if this one is stopped."""
+    """Make the kernel kill this rank when its parent ends, even if the rank is stopped."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

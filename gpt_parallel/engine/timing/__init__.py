@@ -1,1 +1,1 @@
-"""When things happened in a rank, where its time went, and what its device can do."""
+"""Measurement inside a rank: times of events, breakdown, telemetry, profiles, the device's peaks."""

@@ -1,12 +1,12 @@
-"""Where a rank's time goes: one pass with every section timed, apart from the timed rounds.
+"""The breakdown of a rank's time: one extra pass in which every section is timed.
 
-Nothing in the generation loop knows of this. For the one pass the methods of model, sampler and transport are replaced,
-on these objects only, by ones that mark when a section begins and ends. At any time a rank is in one section, that of
+The generation loop has no code for this. For the one pass, methods of model, sampler and transport are replaced, on
+these objects only, by methods that mark when a section begins and ends. At any time a rank is in one section, that of
 the innermost call, so the sections' times add up to the whole.
 
-Waiting is the time until a peer has come. The shared-memory transport has it in a method of its own. Of torch's process
-groups it is estimated: of calls that move the same amount, the fastest is taken to have waited for nobody, and what
-others took longer is waiting. So their waiting is the least it can be, and no barrier changes what is measured.
+Waiting is the time until a peer arrives. The shared-memory transport waits in a method of its own. For torch's process
+groups waiting is estimated: among calls that move the same amount, the fastest is assumed not to wait, and the extra
+time of the others is waiting. This is a lower bound, and needs no barriers that would change the measurement.
 """
 
 import time
@@ -29,7 +29,7 @@ _OPERATIONS = ("all_reduce", "gather", "send", "receive")
 
 
 class _Call(NamedTuple):
-    """A call of a transport whose waiting has to be estimated, and what is alike in calls that move the same amount."""
+    """A transport call whose waiting is estimated; `likeness` is equal for calls that move the same amount."""
 
     operation: str
     likeness: Hashable
@@ -39,7 +39,7 @@ Section = str | _Call
 
 
 class Sections:
-    """Marks of a pass: which section a rank is in from then on."""
+    """The marks of a pass: the section a rank is in from each moment on."""
 
     def __init__(self, mark: Callable[[], Mark]) -> None:
         self._mark = mark
@@ -47,7 +47,7 @@ class Sections:
         self.marks: list[tuple[Mark, Section]] = []
 
     def timed(self, section: Callable[..., Section], call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, marked as the section that `section` makes of its arguments."""
+        """The same call, marked as the section that `section` returns for its arguments."""
 
         def marked(*arguments: Any, **named: Any) -> Any:
             self._open.append(section(*arguments))
@@ -62,7 +62,7 @@ class Sections:
 
 
 def add_up(marks: Sequence[tuple[float, Section]]) -> dict[str, float]:
-    """Seconds of each section, from when each of them began; the last mark ends the one before."""
+    """Seconds of each section, from the marks at which sections begin; the last mark ends the last section."""
     totals: dict[str, float] = defaultdict(float)
     calls: dict[_Call, list[float]] = defaultdict(list)
     for (begin, section), (end, _) in pairwise(marks):
@@ -80,7 +80,7 @@ def add_up(marks: Sequence[tuple[float, Section]]) -> dict[str, float]:
 def break_down(
     run: Callable[[], object], stopwatch: Stopwatch, model: DecoderPart, sampler: Sampler, transport: Transport | None
 ) -> Breakdown:
-    """Time `run`, a pass of which all ranks await the end, section by section."""
+    """Time `run`, a pass whose end all ranks wait for, section by section."""
     sections = Sections(stopwatch.mark)
     with ExitStack() as stack:
 
@@ -129,7 +129,7 @@ def _method(transport: Transport | None) -> str:
 
 @contextmanager
 def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """An object's method shadowed on that object alone."""
+    """Replace a method on one object within the block."""
     own = vars(owner).get(name)
     setattr(owner, name, value)
     try:

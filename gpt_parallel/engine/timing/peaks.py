@@ -1,7 +1,7 @@
-"""What a rank's device can do at the most, measured: without it, bytes and operations per second say nothing.
+"""Measures a rank's peak bytes and operations per second, the reference for MBU and MFU.
 
-All ranks measure at once, as they generate at once, so ranks that share a memory bus or a GPU get their shares. The
-fastest call is the peak; ranks that share cores take turns, and of them it is the mean.
+All ranks measure at the same time, as they generate, so ranks that share a memory bus or a GPU measure their shares.
+The peak is the fastest call, or the mean where ranks share cores and take turns.
 On CPU the peak is reading: a matrix is read once for a product with a vector. On CUDA it is copying, which moves every
 byte twice. The other peak is a product of two square matrices in the run's number type.
 """
@@ -16,7 +16,7 @@ import torch
 from gpt_parallel.schema.telemetry import PeakRates
 
 _CPU_S = 0.03  # how long each peak is measured on CPU
-_CPU_BYTES = (32 << 20, 256 << 20)  # the buffer is as large as the rank's weights within these, to be cached like them
+_CPU_BYTES = (32 << 20, 256 << 20)  # limits of a buffer as large as the rank's weights
 _FEWEST = 3
 _CPU_COLUMNS, _CPU_WIDTH = 8192, 512
 _CUDA_CALLS = 10
@@ -24,7 +24,7 @@ _CUDA_BYTES, _CUDA_WIDTH = 512 << 20, 4096
 
 
 class _Work(NamedTuple):
-    """Something to repeat, and how many bytes or operations one time is."""
+    """A call to repeat, and the bytes or operations of one repetition."""
 
     amount: float
     call: Callable[[], object]
@@ -38,9 +38,9 @@ def measure_peaks(
     *,
     oversubscribed: bool = False,
 ) -> PeakRates:
-    """Bytes and operations per second of this rank; null, with the reason, where memory is too full to measure.
+    """Bytes and operations per second of this rank; null with a reason where memory is too full to measure.
 
-    `oversubscribed`: there are more ranks than devices. To be called when the model has been let go: it needs memory.
+    `oversubscribed`: there are more ranks than devices. Call it after the model is freed, because it needs memory.
     """
     on_cuda = device.type == "cuda"
     smallest, largest = (_CUDA_BYTES, _CUDA_BYTES) if on_cuda else _CPU_BYTES
@@ -59,10 +59,10 @@ def measure_peaks(
             work.call()
         except RuntimeError as error:
             unavailable[name] = f"could not be measured: {str(error).splitlines()[0]}"
-        barrier()  # whatever happened: the others wait here
+        barrier()  # even after an error, because the other ranks wait here
         if name not in unavailable and work is not None:
             found[name] = work.amount / _seconds(work.call, device, oversubscribed)
-        barrier()  # nobody goes on to the next while others still measure this
+        barrier()  # no rank starts the next while others still measure this
     what = "copying" if on_cuda else "reading"
     method = f"{what} {num_bytes >> 20} MiB; product of {width}×{width} matrices; all ranks at once"
     return PeakRates(method=method, unavailable=unavailable, **found)
@@ -86,7 +86,7 @@ def _multiplying(width: int, dtype: torch.dtype, device: torch.device) -> _Work:
 
 
 def _seconds(call: Callable[[], object], device: torch.device, oversubscribed: bool) -> float:
-    """What a call takes."""
+    """The duration of a call."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         begin = time.monotonic()

@@ -1,6 +1,6 @@
 """A torch profiler trace of one pass, as JSON that Chrome and Perfetto open, and its top operators as text.
 
-Apart from the timed rounds, because profiling slows them down.
+It is a pass of its own because profiling slows generation down.
 """
 
 import secrets
@@ -16,7 +16,7 @@ _NUM_OPERATORS = 15
 
 
 def profile_pass(run: Callable[[], object], directory: Path, rank: int, device: torch.device) -> None:
-    """Leaves `rank_<n>.json` and `rank_<n>.txt` in the directory; those of an earlier run are replaced."""
+    """Write `rank_<n>.json` and `rank_<n>.txt` to the directory, replacing those of an earlier run."""
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     with profile(activities=activities) as profiler:

@@ -1,4 +1,4 @@
-"""Turns a generation pass's events into times, with the device synchronised at the two ends only."""
+"""Converts the events of a generation pass into times; the device is synchronised only at both ends."""
 
 import time
 from collections.abc import Iterable
@@ -48,7 +48,7 @@ class Stopwatch:
 
 
 def consume(events: Iterable[BatchEvent], stopwatch: Stopwatch) -> tuple[float, list[BatchTimeline], list[BatchEvent]]:
-    """Run a pass to its end: (seconds from first to last, each batch's times, the token events)."""
+    """Run a pass to its end. Returns its seconds, the batches' timelines and the token events."""
     begin = stopwatch.start()
     marked = [(event, stopwatch.mark()) for event in events]
     stopwatch.synchronize()

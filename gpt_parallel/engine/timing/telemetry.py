@@ -1,4 +1,4 @@
-"""What a rank used over its timed rounds, read where it disturbs nothing: at their two ends, without a thread."""
+"""A rank's use of CPU and memory over its timed rounds, read before and after each round without a thread."""
 
 import resource
 import sys
@@ -9,7 +9,7 @@ import torch
 
 from gpt_parallel.schema.telemetry import RankTelemetry
 
-_NOT_LINUX = "this system does not tell; Linux does, in /proc/self/smaps_rollup"
+_NOT_LINUX = "this system does not provide it; Linux does, in /proc/self/smaps_rollup"
 _NOT_CUDA = "the rank runs on CPU cores; torch.cuda counts memory of a GPU"
 
 
@@ -28,7 +28,7 @@ class CpuMeter:
 
 
 def read_telemetry(meter: CpuMeter, num_cores: int, device: torch.device) -> RankTelemetry:
-    """What there is to tell after the last round, while all other ranks still hold their memory."""
+    """Read the telemetry after the last round, while all other ranks still hold their memory."""
     values: dict[str, int | float | str | None] = {"cpu_share": None}
     unavailable = {}
     if meter.seconds > 0:
@@ -63,7 +63,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def _process_memory() -> dict[str, int]:
-    """Bytes of this process by the kernel's names (Rss, Pss, …); empty where the system does not tell."""
+    """Bytes of this process by the kernel's names (Rss, Pss, …); empty where the system does not provide them."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
     except OSError:

@@ -83,7 +83,7 @@ def test_only_the_shard_whose_logits_are_not_finite_says_so(spec, bad, record):
     choices = choose_sharded(spec, logits, 0, 3, record)
 
     owner = [50 in shard_ranges(SHAPE, 3, shard)[2] for shard in range(3)].index(True)
-    bad_rows = [(~choice.own.isfinite()).nonzero().flatten().tolist() for choice in choices]
+    bad_rows = [(~choice.finite_check.isfinite()).nonzero().flatten().tolist() for choice in choices]
     assert bad_rows == [[3] if shard == owner else [] for shard in range(3)]
 
 

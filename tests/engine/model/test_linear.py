@@ -46,5 +46,5 @@ def test_what_cannot_be_packed_runs_plain_or_is_refused():
 
     assert choose_kernel("auto", LARGE, torch.float16, CPU) == "plain"
     assert choose_kernel("auto", LARGE, torch.float32, cuda) == "plain"
-    with pytest.raises(ValueError, match="packed products of float16 are not to be had on this cpu"):
+    with pytest.raises(ValueError, match="packed linear layers are not available for float16 on this cpu"):
         choose_kernel("packed", LARGE, torch.float16, CPU)
