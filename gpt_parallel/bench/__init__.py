@@ -1,1 +1,1 @@
-"""Runs cases, proves them, sums them up and keeps them."""
+"""Runs cases, verifies and summarises them, and saves them."""

@@ -1,9 +1,9 @@
-"""Measures two git commits side by side: fresh launches in the order A B B A …, judged block by block.
+"""Compares two git commits: fresh launches in the order A B B A …, judged block by block.
 
-Neighbours in time share the machine's mood, so each block's A and B are compared with each other and with nothing else.
-The rule is fixed beforehand: after the asked number of blocks every case is judged. While none FAILs or is an ERROR and
-at least one is INCONCLUSIVE, as many blocks again are measured and all are judged anew, at most twice. The error rate
-is shared out over these looks (Bonferroni) and cases (Holm).
+Consecutive launches share the state of the machine, so A and B are compared only within a block. The rule is fixed
+beforehand: after the given number of blocks every case is judged. While none FAILs or is an ERROR and
+at least one is INCONCLUSIVE, as many blocks again are measured and all are judged again, at most twice. The error
+rate is divided over these looks (Bonferroni) and cases (Holm).
 """
 
 import math
@@ -32,7 +32,7 @@ _STOP_WAIT_S = 10
 
 @dataclass(frozen=True)
 class AbBlock:
-    """One launch of every case at each commit, one right after the other."""
+    """One launch of every case at each commit, in immediate succession."""
 
     base: SavedRun
     head: SavedRun
@@ -96,7 +96,7 @@ def _names(blocks: Sequence[AbBlock]) -> dict[str, str]:
 
 
 def _failures(blocks: Sequence[AbBlock]) -> dict[str, str]:
-    """Every case that failed at either commit, with or without a timing elsewhere: where it first did, and why."""
+    """Every case that failed at either commit in any block, with the place and reason of its first failure."""
     reasons: dict[str, str] = {}
     for number, block in enumerate(blocks, start=1):
         for side, run in block.sides:
@@ -118,7 +118,7 @@ def _judge(effect: Effect, p_value: float, num_blocks: int, num_cases: int, thre
 
 
 def _log_ratios(blocks: Sequence[AbBlock], fullname: str, result: GateResult) -> list[float] | str:
-    """ln(time at head ÷ time at base) of each block, or why there is none."""
+    """ln(time at head ÷ time at base) of each block, or the reason why it is missing."""
     ratios = []
     for number, block in enumerate(blocks, start=1):
         cases = []
@@ -148,7 +148,7 @@ def _measure(
 
 
 def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
-    """One pytest process on one commit's own package and benchmarks."""
+    """Run pytest on one commit's own package and benchmarks."""
     command = [sys.executable, "-m", "pytest", *(arguments or ["benchmarks"])]
     command += ["-p", "no:cacheprovider", f"--benchmark-json={output}"]
     path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -160,8 +160,8 @@ def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once: a second would cut its cleaning up
-        preexec_fn=_heed_interrupts,
+        start_new_session=True,  # or a terminal's Ctrl-C would reach it twice and interrupt its cleanup
+        preexec_fn=_restore_interrupts,
     )
     try:
         printed, _ = process.communicate()
@@ -174,13 +174,13 @@ def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
     return load_run(output)
 
 
-def _heed_interrupts() -> None:
-    """A shell's background job ignores Ctrl-C, and so would its children ignore ours."""
+def _restore_interrupts() -> None:
+    """Restore the default action of Ctrl-C, which children of a shell's background job inherit as ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    """As Ctrl-C would, so that pytest stops its ranks and removes what they wrote; by force where it does not."""
+    """Stop pytest like Ctrl-C, so that it stops its ranks and cleans up; kill it if it does not."""
     process.send_signal(signal.SIGINT)
     try:
         with suppress(subprocess.TimeoutExpired):

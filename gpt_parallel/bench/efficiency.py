@@ -1,4 +1,4 @@
-"""MBU and MFU: which part of its devices' measured peak a run reached."""
+"""MBU and MFU: a run's share of its devices' measured peaks."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -13,7 +13,7 @@ def efficiency(spec: RunSpec, ranks: Sequence[RankReport], figures: Figures) -> 
     """MBU and MFU of a run against the peaks that its ranks measured.
 
     MBU (model bandwidth utilisation): bytes that a rank has to read in one TPOT ÷ (TPOT × the bytes per second that it
-    can read), of the rank that comes nearest to its limit. Source: Databricks, "LLM Inference Performance Engineering:
+    can read), of the rank nearest to its limit. Source: Databricks, "LLM Inference Performance Engineering:
     Best Practices" (2023). In one TPOT a stage serves every lane once. It may exceed 1 where caches hold the weights.
 
     MFU (model FLOPs utilisation): operations of a round ÷ (the median round's seconds × the ranks' operations per
@@ -49,7 +49,7 @@ def efficiency(spec: RunSpec, ranks: Sequence[RankReport], figures: Figures) -> 
 
 
 def _peaks(ranks: Sequence[RankReport], name: str) -> list[float] | str:
-    """Every rank's peak, or why there is none."""
+    """Every rank's peak, or the reason why it is missing."""
     found = []
     for rank in ranks:
         rates = rank.diagnostics.peak_rates

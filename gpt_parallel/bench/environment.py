@@ -1,4 +1,4 @@
-"""The machine and the code a result came from."""
+"""Describes the machine and the code of a result."""
 
 import hashlib
 import os
@@ -18,8 +18,8 @@ from gpt_parallel.launch.devices import available_cores, cpu_name, cuda_devices
 from gpt_parallel.schema.result import Environment, RankReport
 from gpt_parallel.version import __version__
 
-# What of the environment is recorded: nothing else of it reaches a result. Names, not prefixes: a library may put a
-# credential or a host's address under a new name any day. Ranks' threads are in their own reports.
+# The only environment variables that are recorded. They are full names, because prefixes might match a variable with a
+# credential or an address. Ranks report their numbers of threads themselves.
 RECORDED_VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING"),
     *("CUDA_MODULE_LOADING", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
@@ -41,7 +41,7 @@ RECORDED_VARIABLES = (
 )
 
 
-# Of a model's directory, beside its weights: what they are taken for.
+# Files of a model's directory, beside its weights, that determine its results.
 _MODEL_FILES = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
 
 
@@ -63,7 +63,7 @@ def describe_environment(ranks: Sequence[RankReport]) -> Environment:
 
 
 def describe_machine() -> dict[str, str]:
-    """What must not change while figures for one table are measured: machine, torch, code and variables."""
+    """The machine, torch, code and variables, which must not change between figures of one table."""
     return {
         "hostname": platform.node(),
         "processor": cpu_name(),
@@ -77,7 +77,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def describe_weights(settings: Settings) -> dict[str, str]:
-    """A line for each file that the model is read from; none for a model that cannot be had, as running it will say."""
+    """Size and time of each file of the model; empty if the model cannot be resolved, which running it reports."""
     try:
         model = resolve_model(settings.model, settings.weights, settings.weights_seed, offline=settings.offline)
     except SpecError:
@@ -94,7 +94,7 @@ def _variables() -> dict[str, str]:
 
 
 def _describe_code(here: Path) -> str:
-    """The checkout's commit and what differs from it; for an installed copy what its files hold."""
+    """The checkout's commit and a digest of its changes, or a digest of an installed copy's files."""
     commit, dirty = _git_state(here)
     if commit is None:
         return f"files {_digest(path.read_bytes() for path in sorted(here.rglob('*.py')))}"
@@ -145,7 +145,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
             text=True,
             timeout=10,
             check=True,
-            start_new_session=True,  # a terminal's Ctrl-C is for us; this is as good as done
+            start_new_session=True,  # a terminal's Ctrl-C must not end git, which finishes soon
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""From the ranks' clocks to figures: the slowest rank is the truth."""
+"""Computes the figures of a run from its ranks' times; the slowest rank determines a round."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -45,12 +45,12 @@ def figures(spec: RunSpec, ranks: Sequence[RankReport]) -> Figures:
 
 
 def _imbalance(seconds: Sequence[float]) -> float:
-    """The slowest rank ÷ the mean one; 1 is a perfect balance."""
+    """The slowest rank's time ÷ the mean; 1 is a perfect balance."""
     return max(seconds) / fmean(seconds) if max(seconds) else 1.0
 
 
 def energy(spec: RunSpec, gpus: Sequence[GpuTelemetry], reason: str) -> Energy:
-    """Joules of all GPUs over the timed rounds, and for each output token; `reason` is why there would be no GPU."""
+    """Joules of all GPUs over the timed rounds, and for each output token; `reason` explains missing GPUs."""
     problems = [f"{gpu.name}: {gpu.unavailable['energy_j']}" for gpu in gpus if gpu.energy_j is None]
     if problems or not gpus:
         why = "; ".join(problems) or reason
@@ -60,7 +60,7 @@ def energy(spec: RunSpec, gpus: Sequence[GpuTelemetry], reason: str) -> Energy:
 
 
 def _batch_times(reports: Iterable[RoundReport]) -> Iterable[tuple[float, tuple[float, ...]]]:
-    """(start, token times) per batch of a round: the earliest shard starts it, the latest one has the token."""
+    """(start, token times) per batch of a round: from the earliest shard's start and the latest shard's tokens."""
     timelines: dict[str, list[BatchTimeline]] = {}
     for report in reports:
         for timeline in report.timelines:

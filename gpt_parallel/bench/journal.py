@@ -1,7 +1,7 @@
-"""What has been finished so far, on disk before the next case starts: a power cut loses one case, not a night.
+"""The journal of a session: every finished case is on disk before the next one starts.
 
-An append-only JSON Lines file: a header that says what was asked of which machine, a line for each finished case of a
-pytest session, and an end. A line that was cut off by a crash is dropped when the file is opened again.
+An append-only JSON Lines file: a header with settings and machine, a line for each finished case of a pytest session,
+and an end. When the file is opened again, a line cut off by a crash is dropped.
 """
 
 import errno
@@ -33,16 +33,16 @@ MAX_BYTES = 1 << 30
 _END = {"kind": "end"}
 _ELSEWHERE = "use another directory with --gpt-report DIR"
 _START_OVER = "move it away, or use --gpt-report DIR"
-# Settings that choose cases, or do not change what is measured: a journal may be resumed with others.
+# Settings that may differ when a journal is resumed: they select cases, or do not change measurements.
 _FREE = {"strategy", "num_gpus", "batch_sizes", "timeout_s", "offline", "when_busy", "launcher_address", "log_dir"}
 
 
 class JournalError(RuntimeError):
-    """A journal that could be opened and can no longer be written."""
+    """An open journal can no longer be written."""
 
 
 class Header(Frozen):
-    """What all lines of a journal have in common. Cases of two headers do not belong in one table."""
+    """The settings and machine of all cases in a journal. Cases with different headers do not belong in one table."""
 
     kind: Literal["session"] = "session"
     schema_version: Literal[1] = 1
@@ -51,7 +51,7 @@ class Header(Frozen):
 
 
 def make_header(settings: Settings) -> Header:
-    """Raises SpecError for a prompts file that cannot be read: its content is a part of what was asked."""
+    """The header of a session. Raises SpecError if the prompts file, whose content is part of it, cannot be read."""
     fixed = settings.model_dump(mode="json", exclude=_FREE)
     if settings.prompts not in ("builtin", "random"):
         content = read_whole(Path(settings.prompts), MAX_FILE_BYTES, "prompts file")
@@ -61,7 +61,7 @@ def make_header(settings: Settings) -> Header:
 
 
 class Finished(Frozen):
-    """A case that was measured, with every launch, from which pytest-benchmark's rounds come too; or why it failed."""
+    """A finished case: its launches, which include pytest-benchmark's rounds, or the reason of its failure."""
 
     kind: Literal["case"] = "case"
     case: str
@@ -74,10 +74,10 @@ class Journal:
     """An open journal, locked against a second writer. `finished` has each case's latest line."""
 
     def __init__(self, path: Path, header: Header, *, resume: bool, keep_as: Path) -> None:
-        """An unfinished journal that is not to be resumed goes to `keep_as`, or to a like name that is free.
+        """Without `resume`, an unfinished journal is moved to `keep_as`, or to a similar free name.
 
-        Then `kept` says where it is, and `num_kept` how many cases are in it. Raises SpecError if the file cannot be
-        used or is of other runs; it is as it was then.
+        Then `kept` is its path, and `num_kept` its number of cases. Raises SpecError if the file cannot be used or is
+        of other runs, and leaves it unchanged.
         """
         self.path, self.num_kept, self.kept = path, 0, path
         self.finished: dict[str, Finished] = {}
@@ -105,7 +105,7 @@ class Journal:
 
     def _open(self, header: Header, resume: bool, keep_as: Path) -> None:
         content = self._content()
-        end = content.rfind(b"\n") + 1  # what follows was cut off
+        end = content.rfind(b"\n") + 1  # the rest was cut off
         lines = self._parse(content[:end])
         if lines[0].get("kind") != header.kind if lines else not _may_be_cut_off(content, header):
             raise SpecError(f"{self.path} is not a session journal; {_ELSEWHERE}")
@@ -122,7 +122,7 @@ class Journal:
         self._sync_directory()
 
     def _content(self) -> bytes:
-        """Of the open file, for another one may have its name by now."""
+        """The content of the open file; another file may have its name by now."""
         size = os.fstat(self._file).st_size
         if size > MAX_BYTES:
             raise SpecError(f"journal {self.path}: larger than {MAX_BYTES} bytes, the most that is read; {_START_OVER}")
@@ -166,12 +166,12 @@ class Journal:
             raise SpecError.from_validation(error, prefix=f"journal {self.path}: ") from error
 
     def add(self, case: Finished) -> None:
-        """On disk when this returns; JournalError where the disk is full or gone. `finished` has it in either case."""
+        """Write a case to disk. Raises JournalError if the disk is full or gone; `finished` has the case anyway."""
         self.finished[case.case] = case
         self._append(redact_tree(case).model_dump(mode="json"))
 
     def forget_failures(self) -> None:
-        """Have failed cases run again; their new lines will count."""
+        """Remove failed cases from `finished`, so that they run again."""
         self.finished = {name: case for name, case in self.finished.items() if case.outcome == "passed"}
 
     def end(self) -> None:
@@ -181,13 +181,13 @@ class Journal:
         os.close(self._file)
 
     def _append(self, value: Mapping[str, Any]) -> None:
-        """A whole line or nothing."""
+        """Append a complete line or nothing."""
         try:
             self._write(json.dumps(value).encode() + b"\n")
-            if not os.path.samestat(os.fstat(self._file), os.stat(self.path)):  # nobody would find it
+            if not os.path.samestat(os.fstat(self._file), os.stat(self.path)):  # another file has its name
                 raise OSError(errno.ESTALE, "it was replaced by another file")
         except OSError as error:
-            raise JournalError(f"journal {self.path}: cannot be written any more ({error.strerror})") from error
+            raise JournalError(f"journal {self.path}: can no longer be written ({error.strerror})") from error
 
     def _write(self, data: bytes) -> None:
         size = os.fstat(self._file).st_size
@@ -201,10 +201,10 @@ class Journal:
             raise
 
     def _sync_directory(self) -> None:
-        """So that the file's name survives a power cut, too."""
+        """Flush the directory, so that the file's name survives a power failure."""
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with suppress(OSError):  # not every file system can
+            with suppress(OSError):  # not supported by every file system
                 os.fsync(directory)
         finally:
             os.close(directory)
@@ -219,14 +219,14 @@ class Journal:
 
 
 def _may_be_cut_off(content: bytes, header: Header) -> bool:
-    """Whether a file without a whole line is what a crash has left of such a journal's header, or empty."""
+    """Whether a file without a complete line is empty or the beginning of this header, cut off by a crash."""
     line = json.dumps(header.model_dump(mode="json")).encode()
     begin = line[: line.index(b'"settings"')]
     return content[: len(begin)] == begin[: len(content)]
 
 
 def _free_name(path: Path) -> Path:
-    """The path, or one like it with a number that nothing has: what is put aside replaces nothing."""
+    """The path, or a numbered one that does not exist, so that no file is replaced."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1

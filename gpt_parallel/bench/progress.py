@@ -1,4 +1,4 @@
-"""What long work shows while it runs: a line that changes on a terminal, a line per phase in a log."""
+"""Progress of long work: one changing line on a terminal, a line per phase in a log."""
 
 import time
 from collections.abc import Callable
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from gpt_parallel.schema.run import RunSpec
 
 Show = Callable[[str], None]
-LOG_EVERY_S = 10.0  # a log of a thousand rounds is not to have a thousand lines of them
+LOG_EVERY_S = 10.0  # limits the lines that many rounds add to a log
 
 
 class CaseProgress:
-    """Rank 0's phases as short texts, with the tokens/s of the rounds that are over. Called as `(rank, phase)`.
+    """Shows rank 0's phases as short texts, with tokens/s of finished rounds. Called with `(rank, phase)`.
 
-    With `show` None it shows nothing; of a launch's rounds it shows the first and then one in `every_s` seconds.
+    With `show` None nothing is shown. Of a launch's rounds the first is shown, then one every `every_s` seconds.
     """
 
     def __init__(self, show: Show | None, every_s: float = 0.0) -> None:
@@ -25,12 +25,12 @@ class CaseProgress:
         self._rounds_over = 0
 
     def start(self, spec: "RunSpec") -> None:
-        """The next phases are those of a launch of this case (or of its reference)."""
+        """Begin a case: the next phases are those of its launch or its reference."""
         self._name, self._tokens_per_round = spec.name, spec.workload.num_output_tokens
         self._first_round_s, self._rounds_over = None, 0
 
     def end(self) -> None:
-        """Take the line back."""
+        """Clear the line."""
         self._show("")
 
     def __call__(self, rank: int, phase: str) -> None:

@@ -1,4 +1,4 @@
-"""Launches jobs as the settings say: here or by a launcher, with the devices claimed and the GPUs watched meanwhile."""
+"""Launches jobs locally or with an external launcher, while devices are claimed and GPUs are sampled."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,7 +26,7 @@ _SINGLE = {
 
 
 class Run(NamedTuple):
-    """What a case's launch left. `spec` says what it turned out to be; `no_energy` why there would be none."""
+    """The result of a case's launch. `spec` is updated with what ranks found; `no_energy` explains missing energy."""
 
     spec: RunSpec
     ranks: tuple[RankReport, ...]
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 class Runner:
-    """The launches of a suite. What a single device does is done on this machine, whatever starts the cases."""
+    """The launches of a suite. Single-device jobs run on this machine, even if a launcher starts the cases."""
 
     def __init__(self, settings: Settings, on_phase: OnPhase | None) -> None:
         self._settings = settings
@@ -43,12 +43,12 @@ class Runner:
 
     @cached_property
     def external(self) -> External | None:
-        """The user's launcher. Raises SpecError if it is not there or its address cannot be listened on."""
+        """The user's launcher. Raises SpecError if it is missing or its address cannot be used."""
         settings = self._settings
         return External.from_text(settings.launcher, settings.launcher_address) if settings.launcher else None
 
     def run(self, spec: RunSpec) -> Run:
-        """Launch a case. Raises LaunchError, and SpecError if its devices are busy and that is not to be waited for."""
+        """Launch a case. Raises LaunchError, and SpecError if its devices are busy and the settings say not to wait."""
         job, elsewhere = Job(kind=JobKind.GENERATE, spec=spec), self.external is not None
         with _naming(spec.execution.fault), gpu_sampler(spec.execution, spec.num_gpus, elsewhere=elsewhere) as sampler:
             if self.external is not None:
@@ -61,11 +61,11 @@ class Runner:
         return Run(spec, ranks, gpus, sampler.reason)
 
     def generate_alone(self, spec: RunSpec) -> tuple[RankReport, ...]:
-        """One device's recorded pass over the work of `spec`."""
+        """Run the recorded pass of `spec`'s work on one device."""
         return self._launch_single(Job(kind=JobKind.GENERATE, spec=spec.single_device()), "reference")
 
     def score(self, spec: RunSpec, tokens: Sequence[RequestTokens], kind: JobKind) -> Sequence[TokenScore]:
-        """What one device, by the engine (`kind` SCORE) or by transformers (JUDGE), thinks of each of `tokens`."""
+        """Score each of `tokens` on one device with the engine (`kind` SCORE) or with transformers (JUDGE)."""
         tolerance = TOLERANCES[spec.execution.dtype]
         job = Job(kind=kind, spec=spec.single_device(), tokens_to_score=tuple(tokens), tolerance=tolerance)
         return self._launch_single(job, "judge" if kind == JobKind.JUDGE else "reference")[0].scored or ()
@@ -82,7 +82,7 @@ class Runner:
             return _marked(launch(job, on_phase=on_phase, observer=observer, cores=claimed.cores), claimed)
 
     def _launch_by(self, external: External, job: Job) -> tuple[RankReport, ...]:
-        """Devices of other machines are not ours to claim, and a launcher that reaches some may have chosen any."""
+        """Launch externally. Devices are claimed only if all ranks are local; a launcher chooses remote ones itself."""
         if not external.is_local:
             return external.launch(job, on_phase=self.on_phase)
         with self._claimed(job.spec, self.on_phase) as claimed:
@@ -98,13 +98,13 @@ def _marked(ranks: tuple[RankReport, ...], claimed: Claimed) -> tuple[RankReport
 
 
 def fault_note(fault: FaultSpec | None) -> str:
-    """What messages say of a run that was given a fault."""
+    """The note about an injected fault in messages."""
     return "" if fault is None else f" (fault injected: {fault})"
 
 
 @contextmanager
 def _naming(fault: FaultSpec | None) -> Iterator[None]:
-    """A failed launch's first line says so if it was asked for."""
+    """Add the note about an injected fault to the first line of a failed launch."""
     try:
         yield
     except LaunchError as error:

@@ -1,4 +1,4 @@
-"""What a pytest session's cases leave: pytest-benchmark's JSON schema, and the report made of it."""
+"""The record of a pytest session in pytest-benchmark's JSON schema, and the report from it."""
 
 import json
 import platform
@@ -24,7 +24,7 @@ class SessionRecord:
 
     def __init__(self) -> None:
         self.not_run: list[dict[str, Any]] = []
-        self.resumed: list[str] = []  # names of cases whose figures are an earlier session's
+        self.resumed: list[str] = []  # names of cases with figures from an earlier session
         self.incomplete: str | None = None
         self._rows: dict[str, tuple[CaseSummary, dict[str, Any] | None]] = {}
 
@@ -43,20 +43,20 @@ class SessionRecord:
         self._rows[nodeid] = summary, benchmark
 
     def discard(self, nodeid: str) -> None:
-        """Forget a case whose test went on to fail."""
+        """Remove a case whose test failed afterwards."""
         self._rows.pop(nodeid, None)
 
     def add_not_run(self, name: str, outcome: str, reason: str) -> None:
         self.not_run.append({"case": name, "outcome": outcome, "reason": reason})
 
     def add_not_reached(self, name: str, ended_by: str) -> None:
-        """The session ended before this case did; figures of a part must not pass for the whole."""
+        """Add a case that the session did not reach, which makes the record incomplete."""
         self.incomplete = ended_by
         self.add_not_run(name, "not reached", ended_by)
 
     @property
     def ours(self) -> dict[str, Any]:
-        """The document's "gpt_parallel": which cases left no timing, which were not measured now."""
+        """The document's "gpt_parallel": cases without timings, and cases from an earlier session."""
         found: dict[str, Any] = {"not_run": self.not_run}
         if self.resumed:
             found["resumed"] = self.resumed
@@ -66,7 +66,7 @@ class SessionRecord:
 
     @property
     def incompleteness(self) -> str | None:
-        """A sentence for a session that ended early, None for others."""
+        """A sentence for a session that ended early, else None."""
         return describe_incompleteness(self.incomplete, [NotRun(**entry) for entry in self.not_run], len(self._rows))
 
     @property
@@ -82,7 +82,7 @@ class SessionRecord:
         return any(entry["outcome"] == "failed" for entry in self.not_run)
 
     def document(self) -> dict[str, Any]:
-        """The session as `--benchmark-json` would write it, as far as reports read it."""
+        """The session in the form of `--benchmark-json`, with the parts that reports read."""
         if self.summaries:
             last = self.summaries[-1]
             node, cpu, num_cores = last.hostname, last.cpu, last.num_cores

@@ -1,4 +1,4 @@
-"""Runs cases: resolves settings once, launches each case and proves it against a reference made once per workload."""
+"""Runs cases: resolves settings once, launches each case and verifies it with one reference per workload."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -39,18 +39,18 @@ from gpt_parallel.schema.run import MeshSpec, RunSpec, SamplingSpec, WorkloadSpe
 
 
 class InjectedFaultError(VerificationError):
-    """A run that finished although it was given a fault; `result` says so and has no figures."""
+    """A run with an injected fault finished; its `result` has no figures."""
 
     def __init__(self, result: RunResult) -> None:
         self.verification, self.result = result.verification, result
         told = fault_note(result.spec.execution.fault)
-        RuntimeError.__init__(self, f"{result.spec.name}: the run ended well, but nothing it measured counts{told}")
+        RuntimeError.__init__(self, f"{result.spec.name}: the run succeeded, but its measurements do not count{told}")
 
 
 class Suite:
-    """All cases of one set of settings. Model, prompts and references are looked up or made once and shared.
+    """All cases of one set of settings, which share model, prompts and references.
 
-    A `fault` is for cases, not for references.
+    A `fault` is injected into cases, not into references.
     """
 
     def __init__(self, settings: Settings, on_phase: OnPhase | None = None, fault: FaultSpec | None = None) -> None:
@@ -97,7 +97,7 @@ class Suite:
 
     @cached_property
     def _prompts(self) -> tuple[list[Prompt], list[str]]:
-        """The prompts, and where each is in the user's file."""
+        """The prompts, and the line of each in the user's file."""
         settings = self.settings
         if settings.prompts == "random":
             count, length = settings.num_samples or 20, settings.prompt_tokens or 64
@@ -127,7 +127,7 @@ class Suite:
         batch_size = batch_size or self.settings.batch_size
         mesh = self.mesh(strategy, num_gpus)
         execution = resolve_execution(self.settings, num_gpus).model_copy(update={"fault": self._fault})
-        _ = self.runner.external  # an address that cannot be listened on is found now
+        _ = self.runner.external  # fail now if the launcher's address cannot be used
         if self.settings.profile is not None:
             name = slug(f"{strategy}-{num_gpus}gpu-batch{batch_size}")
             directory = Path(self.settings.profile).absolute() / name
@@ -152,7 +152,7 @@ class Suite:
         if not timed:
             spec = spec.with_execution(rounds=0)
         if self.settings.verify:
-            self.verifier.reference(spec)  # made and judged now, for nothing may run beside timed rounds
+            self.verifier.reference(spec)  # made and judged before timed rounds, beside which nothing may run
         if spec.execution.profile is not None:
             _make_directory(Path(spec.execution.profile))
         try:
@@ -173,7 +173,7 @@ class Suite:
         )
 
     def result_of_peer(self, spec: RunSpec, rank: RankReport) -> RunResult:
-        """What another engine made of a case's requests on one device; VerificationError on a mismatch."""
+        """The result of another engine on one device, verified. Raises VerificationError on a mismatch."""
         return self._result(spec, [rank], self.verifier.verify(spec, [rank]))
 
     def _result(
@@ -210,7 +210,7 @@ def _without_figures(rank: RankReport) -> RankReport:
 
 
 def _without_records(rank: RankReport) -> RankReport:
-    """The result has the tokens once, as its outputs."""
+    """Remove the records, since the result's outputs have the tokens."""
     return _generated(rank, records=())
 
 
@@ -227,9 +227,9 @@ def _make_directory(path: Path) -> None:
 
 
 def _redact_traces(directory: Path) -> None:
-    """A trace has its own path in it, at least. Ranks write for their user alone; here the umask counts.
+    """Redact the traces and rewrite them with the umask's permissions; ranks write them for their user alone.
 
-    What a rank that was killed has left half-written goes. Traces on the disks of other machines stay as they are.
+    Incomplete files of killed ranks are removed. Traces on other machines' disks are not touched.
     """
     for path in directory.glob(".rank_*"):
         path.unlink(missing_ok=True)

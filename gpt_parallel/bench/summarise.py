@@ -1,4 +1,4 @@
-"""A case's launches, summed up in one row."""
+"""Summarises the launches of a case in one row."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _STATUS_ORDER = ("exact", "tie", "skipped", "mismatch", "fault-injected")
 
 
 def summarise(results: Sequence[RunResult]) -> CaseSummary:
-    """The row of a case that was launched `len(results)` times, at least once."""
+    """The summary of a case from its launches, at least one."""
     first = results[0]
     launches = tuple(_launch(result) for result in results)
     peaks = _largest_by_rank(results)
@@ -45,7 +45,7 @@ def summarise(results: Sequence[RunResult]) -> CaseSummary:
 
 
 def _layout(result: RunResult) -> dict[str, Any]:
-    """Which engine ran on what, in which layout, and what its ranks held."""
+    """The fields about engine, device, layout and the ranks' parts."""
     spec, execution = result.spec, result.spec.execution
     held = [rank.holding for rank in result.ranks if rank.holding]
     return {
@@ -73,7 +73,7 @@ def _layout(result: RunResult) -> dict[str, Any]:
 
 
 def _work(result: RunResult) -> dict[str, Any]:
-    """Which model generated how much from what."""
+    """The fields about model and workload."""
     spec = result.spec
     return {
         "model": spec.model.name,
@@ -129,14 +129,14 @@ def _latencies(
 
 
 def _kernels(result: RunResult, phase: str) -> str | None:
-    """Of all ranks: those without layers have none."""
+    """The attention kernels of all ranks with layers."""
     known = [rank.generated.attention for rank in result.ranks if rank.generated and rank.generated.attention]
     found = (getattr(kernels, phase) for kernels in known)
     return "+".join(sorted({kernel for kernels in found if kernels for kernel in kernels.split("+")})) or None
 
 
 def _all_repeat(launches: Sequence[bool | None]) -> bool | None:
-    """None where no launch had timed rounds that were verified."""
+    """Whether all launches repeat; None if no launch had verified timed rounds."""
     known = [repeats for repeats in launches if repeats is not None]
     return all(known) if known else None
 
@@ -151,7 +151,7 @@ def _peaks(result: RunResult) -> list[int | None]:
 
 
 def _workload_digest(result: RunResult) -> str:
-    """Equal for runs whose throughputs may be compared: the same model, weights, requests, sampling and number type."""
+    """A digest of model, weights, requests, sampling and number type, equal for comparable throughputs."""
     model = result.spec.model
     parts = (
         to_json(family_of(model.architecture).to_config(model.architecture)).decode(),

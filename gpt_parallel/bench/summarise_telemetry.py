@@ -1,4 +1,4 @@
-"""A case's metrics, what its GPUs were held back by, and why any of that is missing, as flat fields of its row."""
+"""Summarises a case's metrics and its GPUs' throttling, with the reasons for missing values."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -10,7 +10,7 @@ from gpt_parallel.schema.telemetry import Readings
 
 
 def summarise_telemetry(results: Sequence[RunResult]) -> dict[str, Any]:
-    """Medians over launches of what each of them has; None where none has it, with the reasons in `unavailable`."""
+    """Medians over the launches that have a value; None if none has, with the reasons in `unavailable`."""
     fields: dict[str, Any] = {}
     for metric in METRICS:
         value = known_median(map(metric.of_run, results))
@@ -24,13 +24,13 @@ def summarise_telemetry(results: Sequence[RunResult]) -> dict[str, Any]:
 
 
 def known_median(values: Iterable[float | None]) -> float | None:
-    """The median of the values there are; None where there are none."""
+    """The median of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
 
 
 def _reasons(result: RunResult, missing: Sequence[str]) -> str:
-    """Why values are missing, each reason once with the names of all it explains."""
+    """The reasons for missing values, each with the names of all values it explains."""
     names = {metric.source: metric.name for metric in METRICS} | {"throttle_reasons": "gpu_throttle_reasons"}
     known: dict[str, str] = {}
     readings: list[Readings | None] = [result.efficiency, result.energy, *result.gpus]

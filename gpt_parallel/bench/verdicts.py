@@ -1,8 +1,8 @@
-"""Verdicts of the judge that are kept on disk: what it has proved once need not be proved again.
+"""The cache of the judge's verdicts on disk.
 
 A verdict is a function of weights, requests, sampling, number type, tokens and their log-probabilities, of the versions
-of torch and transformers, and of the judge's own code. A file under the digest of all that says it was good. Others are
-not kept, and a directory that cannot be written only costs time.
+of torch and transformers, and of the judge's own code. A file named by the digest of all these is a positive verdict.
+Negative ones are not stored, and a directory that cannot be written only costs time.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _MAX_KEPT = 1000
 
 
 def judge_name() -> str:
-    """transformers, with its version. Raises SpecError where it is not installed."""
+    """transformers with its version. Raises SpecError if it is not installed."""
     try:
         return f"transformers {version('transformers')}"
     except PackageNotFoundError:
@@ -45,7 +45,7 @@ def directory() -> Path:
 
 
 def is_kept(digest: str) -> bool:
-    """Whether this judge's good verdict lies there, whole."""
+    """Whether this judge's positive verdict is stored."""
     with suppress(OSError, RuntimeError, ValueError):
         return bool(json.loads(_path(digest).read_text(encoding="utf-8")) == _verdict())
     return False
@@ -56,7 +56,7 @@ def _verdict() -> dict[str, str]:
 
 
 def keep(digest: str) -> None:
-    """Remember a good verdict; the oldest of very many go."""
+    """Store a positive verdict, and remove the oldest of many."""
     try:
         write_atomically(_path(digest), json.dumps(_verdict()) + "\n")
         by_age = sorted(_path(digest).parent.iterdir(), key=lambda path: path.stat().st_mtime)
@@ -71,7 +71,7 @@ def _path(digest: str) -> Path:
 
 
 def digest_of(spec: RunSpec, reference: Records) -> str:
-    """Of all that the judge's verdict on a single-device run's records depends on."""
+    """The digest of everything that the judge's verdict on a single-device run depends on."""
     digest = hashlib.sha256()
     for part in _parts(spec, reference):
         digest.update(hashlib.sha256(part.encode()).digest())

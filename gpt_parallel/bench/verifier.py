@@ -1,4 +1,4 @@
-"""Proves cases: makes a single-device reference once per workload, has it judged once, and holds runs against it."""
+"""Verifies cases: makes and judges one single-device reference per workload, and compares runs with it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +17,7 @@ _MAX_TRIES = 2
 
 
 class VerificationError(RuntimeError):
-    """A run whose tokens are not those of the single-device reference, or which has no reference that holds."""
+    """A run's tokens differ from its single-device reference, or the reference is not correct."""
 
     def __init__(self, spec: RunSpec, verification: Verification, what: str = "") -> None:
         self.verification = verification
@@ -33,14 +33,14 @@ class VerificationError(RuntimeError):
 
 
 class _Reference(NamedTuple):
-    """What one device generates, and what the judge has against it."""
+    """The records of one device, and the judge's problems with them."""
 
     records: Records
     problems: tuple[str, ...]
 
 
 class Verifier:
-    """Holds runs against what one device generates, once `judge` has proved that."""
+    """Compares runs with a single-device reference that `judge` has proved."""
 
     def __init__(self, runner: Runner, judge: str) -> None:
         self._runner = runner
@@ -51,14 +51,14 @@ class Verifier:
 
     @property
     def judge(self) -> str:
-        """Who proves references. Raises SpecError where transformers is to, and is not installed."""
+        """The name of the judge. Raises SpecError if it is transformers, which is not installed."""
         return ENGINE if self._kind == JobKind.SCORE else verdicts.judge_name()
 
     def reference(self, spec: RunSpec) -> Records:
-        """What one device generates for this work, made and judged at the first need, and so before any timed round.
+        """The reference for this work, made and judged when first needed, before any timed round.
 
-        If that failed it is tried again when it is needed next, for a machine may have been busy; then no more.
-        Raises LaunchError, and VerificationError if the judge refutes it.
+        After a failure it is tried once more when needed again, since the machine may have been busy.
+        Raises LaunchError, and VerificationError if the judge disagrees.
         """
         judge, key = self.judge, spec.single_device().model_dump_json()
         failures = self._failures.setdefault(key, [])
@@ -95,7 +95,7 @@ class Verifier:
         return self._runner.score(spec, tokens, self._kind)
 
     def verify(self, spec: RunSpec, ranks: Sequence[RankReport]) -> Verification:
-        """The verdict on a run. Raises VerificationError on a mismatch, LaunchError if the judge could not be asked."""
+        """Verify a run. Raises VerificationError on a mismatch, LaunchError if the judge's launch fails."""
         score = partial(self._score, spec)
         return _passed(spec, verify(ranks, self.reference(spec), spec.execution.dtype, score, self.judge))
 

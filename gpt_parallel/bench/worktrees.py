@@ -1,4 +1,4 @@
-"""Commits checked out beside the working tree, and removed whatever happens."""
+"""Temporary git worktrees, which are always removed."""
 
 import shutil
 import subprocess
@@ -9,12 +9,12 @@ from pathlib import Path
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.signals import uninterrupted
 
-WORKTREE_PREFIX = "gpt_parallel-ab-"  # names the directories that our worktrees are in, and so which are ours
+WORKTREE_PREFIX = "gpt_parallel-ab-"  # prefix of our worktrees' directories, which identifies them
 
 
 @contextmanager
 def worktree(repository: Path, commit: str, path: Path) -> Iterator[Path]:
-    """A commit checked out beside the working tree, which is not touched."""
+    """Check out a commit beside the working tree, which is not touched."""
     try:
         with uninterrupted():
             _git(repository, "worktree", "add", "--detach", "--quiet", str(path), commit)
@@ -25,14 +25,14 @@ def worktree(repository: Path, commit: str, path: Path) -> Iterator[Path]:
 
 
 def _remove_worktree(repository: Path, path: Path) -> None:
-    """Directory and registration, in whatever state an interrupted `git worktree add` left them."""
+    """Remove directory and registration, even after an interrupted `git worktree add`."""
     shutil.rmtree(path, ignore_errors=True)
     with suppress(SpecError):
-        _git(repository, "worktree", "remove", "--force", "--force", str(path))  # twice: locked while being added
+        _git(repository, "worktree", "remove", "--force", "--force", str(path))  # twice: it is locked while added
 
 
 def remove_leftovers(repository: Path) -> None:
-    """Registrations of our own worktrees that a killed run left behind. Other missing ones may be on a disk to come."""
+    """Remove registrations of our own worktrees that a killed run left. Others may be on an unmounted disk."""
     for line in _git(repository, "worktree", "list", "--porcelain").splitlines():
         path = Path(line.removeprefix("worktree "))
         is_ours = line.startswith("worktree ") and path.parent.name.startswith(WORKTREE_PREFIX)
@@ -41,12 +41,12 @@ def remove_leftovers(repository: Path) -> None:
 
 
 def find_repository() -> Path:
-    """The one around the working directory; SpecError if there is none."""
+    """The repository of the working directory. Raises SpecError if there is none."""
     return Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
 
 
 def find_commit(repository: Path, ref: str) -> str:
-    """The commit that a name means; SpecError if there is none."""
+    """The commit of a revision name. Raises SpecError if there is none."""
     try:
         return _git(repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     except SpecError as error:
@@ -61,7 +61,7 @@ def _git(directory: Path, *arguments: str) -> str:
             text=True,
             check=True,
             timeout=120,
-            start_new_session=True,  # a terminal's Ctrl-C would leave half a worktree
+            start_new_session=True,  # a terminal's Ctrl-C must not interrupt it
         )
     except FileNotFoundError as error:
         raise SpecError("git is not installed") from error

@@ -86,7 +86,7 @@ def _parse(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """Refuses a key that is there twice, of which YAML's own loader silently takes the last, and all aliases.
+    """Refuses duplicate keys, of which YAML's own loader silently takes the last, and all aliases.
 
     A few lines of aliases stand for a document of any size.
     """
@@ -102,7 +102,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no type
         for key, _ in getattr(node, "value", ()):
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"key {quoted(key.value)} is there twice", problem_mark=key.start_mark
+                    problem=f"duplicate key {quoted(key.value)}", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)

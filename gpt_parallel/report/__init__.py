@@ -1,1 +1,1 @@
-"""Saved pytest-benchmark JSON turned into tables, charts, comparisons and verdicts."""
+"""Reports from saved pytest-benchmark JSON: tables, charts, comparisons and gates."""

@@ -1,4 +1,4 @@
-"""The columns of a report's tables: what they are called and how a row shows in them."""
+"""The columns of a report's tables: their headings and the formatting of cells."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Cells = dict[Any, Any]  # a row of the frame
 
 
 class Column(NamedTuple):
-    """`unit` follows a number; in text it stands in the heading instead, which may be broken otherwise there."""
+    """A column. `unit` follows a number; in text it is in the heading, which may have other line breaks."""
 
     heading: str
     show: Callable[[Cells], str]
@@ -77,9 +77,9 @@ _RESULTS = (
     Column("peak memory", lambda row: _quoted(row["peak_memory_bytes"], lambda size: f"{size / 2**20:,.0f}"), " MiB"),
     *map(_of_metric, _SHOWN),
 )
-# Columns that are there only where something was measured for them, and what that is.
+# Columns that are shown only if they have values, with the frame's column of each.
 _OPTIONAL = {"× transformers": "times_transformers", **{metric.heading: metric.name for metric in _SHOWN}}
-# A terminal is not as wide as a page.
+# Narrow tables for text.
 _TEXT_TABLES = (
     ("case", "devices", "mesh", "batch", "tokens/s", "speed-up", "efficiency", "× transformers", "round", "verified"),
     (
@@ -88,7 +88,7 @@ _TEXT_TABLES = (
     ),
     ("case", "devices", *(metric.heading for metric in _SHOWN)),
 )
-# Heading of the side-by-side table, and whether the column holds words.
+# Headings of the side-by-side table, and whether the column holds text.
 COMPARISON = (
     *(("case", True), ("run", True)),
     *(("measured", False), ("launches", False), ("÷ baseline", False), ("95 % interval", False)),
@@ -100,7 +100,7 @@ COMPARISON_NOTE = (
 
 
 def results_columns(frame: pd.DataFrame) -> list[Column]:
-    """Those of the result table for which anything was measured; the batch size only where it varies."""
+    """The columns of the result table that have values, and the batch size only if it varies."""
     left_out = {heading for heading, name in _OPTIONAL.items() if not frame[name].notna().any()}
     if frame["batch_size"].nunique() < 2:
         left_out.add("batch")
@@ -108,7 +108,7 @@ def results_columns(frame: pd.DataFrame) -> list[Column]:
 
 
 def text_tables(columns: Sequence[Column], rows: Sequence[Cells]) -> list[str]:
-    """The result table as narrow ones; plain benchmarks, which have no latencies, are in the first only."""
+    """The result table as several narrow tables; plain benchmarks, without latencies, are in the first only."""
     tables = []
     generation = [row for row in rows if not pd.isna(row["strategy"])]
     for names, shown in zip(_TEXT_TABLES, (rows, generation, generation), strict=True):
@@ -142,7 +142,7 @@ def _ratio_and_interval(row: Row, baseline: str) -> tuple[str, str]:
 
 
 def narrow_comparison(rows: Sequence[Sequence[str]]) -> str:
-    """The side-by-side table for a terminal, without what the head of each run says already."""
+    """The side-by-side table for text, without the columns that each run's heading repeats."""
     left_out = ("commit", "branch", "machine")
     kept = [index for index, (heading, _) in enumerate(COMPARISON) if heading not in left_out]
     headings = [COMPARISON[index][0].replace("÷ ", "÷\n") for index in kept]
@@ -154,7 +154,7 @@ def _measured(value: float, is_throughput: bool) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits it."""
+    """A duration in a suitable unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1:
             return f"{four_digits(seconds * factor)} {unit}"

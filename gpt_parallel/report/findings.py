@@ -1,4 +1,4 @@
-"""What a reader should take away, in words: each computed from the data, or not there at all."""
+"""The key findings of a run as sentences, each computed from the data."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from gpt_parallel.report.frame import single_device_cases, speedup_over
 from gpt_parallel.report.saved_run import SavedRun
 from gpt_parallel.schema.summary import CaseSummary
 
-_UNEVEN = 1.05  # an imbalance that is worth a word
+_UNEVEN = 1.05  # the least imbalance to report
 
 
 def key_findings(run: SavedRun) -> list[str]:
@@ -43,7 +43,7 @@ def _throughput(case: CaseSummary) -> float:
 
 
 def _by_devices(cases: Sequence[CaseSummary]) -> dict[int, list[CaseSummary]]:
-    """Cases by device count, without those that merely repeat another's mesh."""
+    """Cases by device count, without degenerate ones."""
     grouped = defaultdict(list)
     for case in cases:
         if not case.degenerate:
@@ -103,7 +103,7 @@ def _shortest(cases: Sequence[CaseSummary], title: str, value: Callable[[CaseSum
 
 
 def _limits(cases: Sequence[CaseSummary]) -> list[str]:
-    """Who comes nearest to the memory's limit, and who needs the least energy."""
+    """The case nearest to the memory limit, and the case with the least energy."""
     found = []
     if reading := [case for case in cases if case.mbu is not None]:
         case = max(reading, key=lambda case: case.mbu or 0.0)
@@ -116,7 +116,7 @@ def _limits(cases: Sequence[CaseSummary]) -> list[str]:
 
 
 def _time_lost(cases: Sequence[CaseSummary]) -> list[str]:
-    """Who waits and who communicates most, and where ranks differ most."""
+    """The cases that wait most, communicate most and are most uneven."""
     found = []
     several = [case for case in cases if case.num_gpus > 1 and not case.degenerate]
     for verb, name in (("waits most for peers", "waiting"), ("communicates most", "communication")):

@@ -69,7 +69,7 @@ COLUMNS = (
     "commit",
     "branch",
 )
-# Without their own types one plain benchmark, which has none of these, would make them all floats and objects.
+# Explicit types, because a plain benchmark without these values would turn the columns into floats and objects.
 _COUNTS = (
     *("num_gpus", "batch_size", "num_cores", "rounds", "launches"),
     *("peak_memory_bytes", "parameter_bytes", "kv_cache_bytes"),
@@ -129,7 +129,7 @@ _AS_THEY_ARE = (
 
 
 def speedup_over(summary: CaseSummary, other: CaseSummary | None) -> float | None:
-    """Throughput over another case's; None where either has none."""
+    """The throughput ratio of two cases; None where either has no throughput."""
     if other is None or not summary.throughput_tok_s or not other.throughput_tok_s:
         return None
     return summary.throughput_tok_s / other.throughput_tok_s
@@ -156,7 +156,7 @@ def _generation_columns(summary: CaseSummary, case: Case, single: CaseSummary | 
 
 
 def _utilisation_percent(summary: CaseSummary) -> float | None:
-    """A GPU's as its driver tells it; of CPU ranks the share of their cores' time that they used."""
+    """The GPU's utilisation from its driver, or the share of their cores' time that CPU ranks used."""
     share: float | None = summary.cpu_share
     percent: float | None = summary.gpu_utilisation_percent
     return percent if summary.device == "cuda" else None if share is None else share * 100

@@ -40,7 +40,7 @@ def write_report(
     allow_other_host: bool = False,
     files: StagedFiles | None = None,
 ) -> list[Path]:
-    """Write the asked formats into a directory, made if need be; returns the files written, or staged with `files`.
+    """Write the given formats into a directory, created if missing. Returns the files written, or staged in `files`.
 
     Charts are of the last run. Raises ReportError for an unknown format or baseline, or a directory that cannot be
     written.
@@ -81,7 +81,7 @@ def _write(
 
 
 def _write_charts(directory: Path, sets: Sequence[ChartSet], files: StagedFiles) -> None:
-    """The charts there are; those of an earlier report go."""
+    """Write the charts, and remove those of an earlier report."""
     for name in file_names():
         files.remove(directory / name)
     for chart_set in sets:
@@ -91,7 +91,7 @@ def _write_charts(directory: Path, sets: Sequence[ChartSet], files: StagedFiles)
 
 
 def _images(sets: Sequence[ChartSet]) -> dict[str, str]:
-    """PNGs without captions, which the page has as text, in base 64."""
+    """The charts as base-64 PNGs; the page has their captions as text."""
     charts = [chart for chart_set in sets for chart in chart_set.charts]
     return {chart.name: base64.b64encode(save(chart, "png")).decode() for chart in charts}
 
@@ -99,7 +99,7 @@ def _images(sets: Sequence[ChartSet]) -> dict[str, str]:
 def _context(
     runs: Sequence[SavedRun], frame: pd.DataFrame, comparison: Comparison | None, sets: Sequence[ChartSet]
 ) -> dict[str, Any]:
-    """What all templates read; every text still has to be escaped there."""
+    """The variables of all templates, which escape every text."""
     columns = results_columns(frame)
     records: list[Cells] = [
         dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)
@@ -150,7 +150,7 @@ def _origin(run: SavedRun) -> str:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    """Raw numbers, texts made harmless for spreadsheets."""
+    """The CSV: raw numbers, and texts escaped for spreadsheets."""
     safe = frame.copy()
     for column in safe.columns:
         safe[column] = [csv_cell(value) if isinstance(value, str) else value for value in safe[column]]
@@ -170,5 +170,5 @@ def _render(template: str, context: dict[str, Any]) -> str:
 
 
 def _breakable(value: object) -> Markup:
-    """A name that may go on in the next line after an underscore."""
+    """A name that may break after an underscore."""
     return escape(plain(value)).replace("_", Markup("_<wbr>"))

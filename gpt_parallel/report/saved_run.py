@@ -1,4 +1,4 @@
-"""Reads pytest-benchmark JSON (version 4 or later), ours and anybody's, or refuses it by name."""
+"""Reads pytest-benchmark JSON (version 4 or later), with or without cases of gpt_parallel."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Stats(BaseModel):
 
 
 class GenerationStats(Stats):
-    """A plain benchmark may be too short for its clock; a generation case never is."""
+    """The statistics of a generation case, whose times are never zero."""
 
     min: PositiveSeconds
     max: PositiveSeconds
@@ -53,7 +53,7 @@ class NotRun(Frozen):
 
 @dataclass(frozen=True)
 class Case:
-    """One benchmark of a file; `summary` is there for generation cases only."""
+    """One benchmark of a file; only generation cases have a `summary`."""
 
     name: str
     fullname: str
@@ -63,14 +63,14 @@ class Case:
 
     @property
     def identity(self) -> tuple[object, ...] | None:
-        """What stays the same when a case is only renamed."""
+        """The identity of a case, which does not change with its name."""
         s = self.summary
         return None if s is None else (s.strategy, s.num_gpus, s.mesh, s.workload_sha256)
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """One file."""
+    """The content of one file."""
 
     path: Path
     label: str
@@ -90,7 +90,7 @@ class SavedRun:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why each case that failed, or that the run never reached, did, by its name; of several reasons the first."""
+        """The first reason for each case that failed or was not reached, by its name."""
         reasons: dict[str, str] = {}
         for entry in self.not_run:
             if entry.outcome != "skipped":
@@ -115,7 +115,7 @@ def describe_incompleteness(reason: str | None, not_run: Sequence[NotRun], num_t
 
 
 def load_runs(paths: Sequence[Path]) -> list[SavedRun]:
-    """Read files, labelled by their names (by their paths where names are the same)."""
+    """Read files, labelled by their names, or by their paths where names are equal."""
     stems = [path.stem for path in paths]
     labels = [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
     if len(set(labels)) != len(labels):
@@ -133,8 +133,8 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
         raise ReportError(f"{path}: {error}") from error
     if isinstance(document, dict) and {"spec", "figures", "verification"} <= set(document):
         raise ReportError(
-            f"{path}: the result of one gpt-parallel run; what is read here are the files of "
-            "pytest benchmarks --benchmark-json FILE, and the benchmarks.json beside a session's report"
+            f"{path}: this is a result.json of gpt-parallel run; give a file written by pytest benchmarks "
+            "--benchmark-json FILE, or the benchmarks.json beside a session's report"
         )
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise ReportError(f"{path}: not a pytest-benchmark file: it has no list of benchmarks")
@@ -143,7 +143,7 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
     cases = _read_all(path, document["benchmarks"], "benchmarks", _read_case)
     for name, count in Counter(case.fullname for case in cases).items():
         if count > 1:
-            raise ReportError(f"{path}: case {quoted(name)} is there twice")
+            raise ReportError(f"{path}: duplicate case {quoted(name)}")
     ours = _mapping(document.get("gpt_parallel"))
     commit, machine = _mapping(document.get("commit_info")), _mapping(document.get("machine_info"))
     return SavedRun(
@@ -162,7 +162,7 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
 
 
 def _read_all(path: Path, entries: Any, what: str, read: Any) -> list[Any]:
-    """Every entry, or one error that names the first few bad ones."""
+    """All entries; one error names the first few bad ones."""
     if not isinstance(entries, list):
         raise ReportError(f"{path}: {what} must be a list")
     found, problems = [], []
@@ -203,7 +203,7 @@ def _read_summary(extra: dict[str, Any]) -> CaseSummary:
 
 
 def _as_tuples(value: Any) -> Any:
-    """JSON's lists as what strict validation asks for."""
+    """Lists of JSON as tuples, as strict validation requires."""
     if isinstance(value, dict):
         return {name: _as_tuples(inner) for name, inner in value.items()}
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -14,10 +14,10 @@ from gpt_parallel.schema.telemetry import BREAKDOWN_PARTS
 
 _OVERSUBSCRIBED, _DEGENERATE, _SHARED = "*", "†", "§"
 NOT_REPEATABLE = "‡"
-_PROVED = {"engine": "which nobody else has proved (judge: engine)"}
-# Headings of columns that hold words.
+_PROVED = {"engine": "not proved independently (judge: engine)"}
+# Headings of columns that hold text.
 _WORDS = ("case", "run", "commit", "branch", "machine", "strategy", "mesh", "verified")
-_WIDE = 1000  # a table takes only what it needs
+_WIDE = 1000  # an upper limit; a table takes only the width it needs
 
 
 MEANING = (
@@ -38,7 +38,7 @@ def render_table(cases: Sequence[CaseSummary]) -> str:
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], is_narrow: bool = False) -> str:
-    """Rows under their headings, words to the left and numbers to the right; nothing is ever cut."""
+    """A text table with words on the left and numbers on the right; nothing is truncated."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=not is_narrow, padding=(0, 1, 0, 0 if is_narrow else 1))
     for heading in headings:
         table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True, vertical="bottom")
@@ -51,7 +51,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], is_narrow
 
 
 def marks(oversubscribed: bool, degenerate: bool, shared: bool) -> str:
-    """What stands behind a number of devices whose figures need a word; `captions` has the words."""
+    """The marks behind a number of devices; `captions` explains them."""
     return _OVERSUBSCRIBED * oversubscribed + _DEGENERATE * degenerate + _SHARED * shared
 
 
@@ -75,7 +75,7 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def four_digits(value: float) -> str:
-    """Four of them, or all before the point; never an exponent for a large number."""
+    """Four significant digits, or all digits before the point, without an exponent for large numbers."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
@@ -84,7 +84,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def single_device_throughput(cases: Sequence[CaseSummary]) -> float | None:
-    """Tokens per second of the one-device case, what speed-up is measured against."""
+    """Tokens per second of the one-device case, the reference of the speed-up."""
     return next((case.throughput_tok_s for case in cases if _is_single(case)), None)
 
 
@@ -97,7 +97,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def captions(cases: Sequence[CaseSummary]) -> list[str]:
-    """Model, workload, machine and what the marks mean, as sentences of plain text."""
+    """Sentences about model, workload, machine and the marks in use."""
     case = cases[0]
     where = f"{case.device_name if case.device == 'cuda' else case.cpu}, {case.num_cores} cores"
     if case.device == "cpu":
@@ -125,7 +125,7 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
 
 
 def _works(cases: Sequence[CaseSummary]) -> list[str]:
-    """A sentence for each workload; those that differ in their batch size only share one."""
+    """A sentence for each workload; workloads that differ only in their batch size share one."""
     works: dict[tuple[str, ...], dict[int, str]] = {}
     for case in cases:
         works.setdefault(case.work, {})[case.batch_size] = case.workload
@@ -140,7 +140,7 @@ def _batches(workload: str, sizes: Iterable[int]) -> str:
 
 
 def _how_verified(case: CaseSummary) -> str:
-    """Who judged, and which kernels attended."""
+    """The judge and the attention kernels."""
     parts = []
     if case.judge is not None:
         parts.append(f"verified against one device, {_PROVED.get(case.judge, f'proved by {case.judge}')}")

@@ -1,1 +1,1 @@
-"""Every value that crosses a process or reaches a disk: frozen pydantic models, no input or output."""
+"""The values that cross processes or are saved: frozen pydantic models without I/O."""

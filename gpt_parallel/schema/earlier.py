@@ -1,4 +1,4 @@
-"""What earlier versions wrote, in today's form."""
+"""Converts what earlier versions wrote to today's form."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _DIAGNOSTICS = ("peak_memory_bytes", "phase_seconds", "telemetry", "peak_rates",
 
 
 def nested_report(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A rank's report of version 1, which had all its fields side by side; unknown ones stay where they are."""
+    """A rank's report of version 1, which was flat, with sections. Unknown fields are kept, to be refused later."""
     rest = dict(flat)
     sections = {"place": _PLACE, "holding": _HOLDING, "generated": _GENERATED, "diagnostics": _DIAGNOSTICS}
     found: dict[str, Any] = {
@@ -29,7 +29,7 @@ def nested_report(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def result_of_version_1(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A `result.json` of version 1 as version 2 has it. What is not as it should be stays, to be refused later."""
+    """A `result.json` of version 1 in the form of version 2. Invalid content is kept, to be refused later."""
     ranks = document.get("ranks")
     if isinstance(ranks, list):
         ranks = [nested_report(rank) if isinstance(rank, dict) else rank for rank in ranks]

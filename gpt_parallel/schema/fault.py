@@ -1,4 +1,4 @@
-"""What a test has a rank do: the frozen description of an injected fault."""
+"""The description of an injected fault."""
 
 from typing import Literal, get_args
 
@@ -18,10 +18,10 @@ FaultAction = Literal[
 
 
 class FaultSpec(Frozen):
-    """What a test has a rank do when it comes to a phase: amid the recorded pass (`verification`), amid the first round
-    (`decode`), at the start of others.
+    """The action of a rank in a phase: within the recorded pass (`verification`) or the first round (`decode`), or at
+    the start of another phase.
 
-    A run with a fault is never a measurement, whatever becomes of it.
+    A run with a fault is never a measurement.
     """
 
     phase: FaultPhase
@@ -31,7 +31,7 @@ class FaultSpec(Frozen):
     @validate_model(mode="after")
     def _can_be(self) -> Self:
         if self.action == "nan_logits" and self.phase not in ("verification", "warmup", "round", "decode"):
-            raise ValueError(f"no logits come of phase {self.phase}; allowed: verification, warmup, round, decode")
+            raise ValueError(f"phase {self.phase} computes no logits; allowed: verification, warmup, round, decode")
         if self.action == "hang_in_collective" and self.phase == "connect":
             raise ValueError("there are no collectives before ranks are connected; use another phase")
         return self

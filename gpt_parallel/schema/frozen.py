@@ -1,4 +1,4 @@
-"""What every schema here is made of: values that do not change and that JSON can hold."""
+"""Base classes of all schemas: immutable values that JSON can represent."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ class Frozen(BaseModel):
 
 
 def _encodable(text: str) -> str:
-    text.encode()  # a path that is not UTF-8 has letters that no JSON can hold; the error says which
+    text.encode()  # a path that is not UTF-8 has characters that JSON cannot represent; the error names them
     return text
 
 

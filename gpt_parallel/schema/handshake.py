@@ -1,4 +1,4 @@
-"""What a process on another machine says of itself when it calls in."""
+"""The first message of a rank that connects from another machine."""
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -6,7 +6,7 @@ from gpt_parallel.schema.frozen import Frozen
 
 
 class Hello(Frozen):
-    """What a process that is to be a rank says of itself. `rank`, `size`, `local_rank`: the launcher's count.
+    """A process that an external launcher started. `rank`, `size`, `local_rank`: the launcher's numbers.
 
     `pid` is its number among the processes of `pid_space`.
     """

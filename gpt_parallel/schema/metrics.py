@@ -1,6 +1,6 @@
-"""One row for each figure of a case beside its speed: where it comes from, and how files, tables and reports show it.
+"""The table of metrics beside speed: a row has a metric's source, and its form in files, tables and reports.
 
-A new metric is a row here and whatever fills in its value in a `RunResult`.
+A new metric is a row here, and the code that puts its value into a `RunResult`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +15,12 @@ Combine = Callable[[Iterable[float]], float]
 
 
 class Metric(NamedTuple):
-    """A figure that each launch of a case has, or not; a case's is the median over its launches.
+    """A metric of a launch, which may be missing. A case's value is the median over its launches.
 
-    `name`: its field in a case's row and its column in the CSV. `source`: what the reading that has it calls it, whose
-    `unavailable` says why a value is missing. With `heading` it has a column in the report's table wherever anything
-    was measured for it: `form` is how a number shows, `unit` follows it, and `text_heading` may break the heading for
-    narrow tables.
+    `name`: its field in a case's row and its column in the CSV. `source`: its name in the
+    reading it comes from, whose `unavailable` has the reason for a missing value. With `heading` the report's table
+    has a column for it if any case has a value: `form` formats the number, `unit` follows it, and `text_heading` is the
+    heading with line breaks for narrow tables.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _of_gpus(name: str, combine: Combine) -> Value:
 def _combined(
     readings: Sequence[RankTelemetry | None] | Sequence[GpuTelemetry], name: str, combine: Combine
 ) -> float | None:
-    """None unless every rank, or every GPU, has the value: half a sum would look like a whole one."""
+    """The combined value, or None unless every rank or GPU has one, since a partial sum would look complete."""
     values = [getattr(reading, name, None) for reading in readings]
     known = [value for value in values if value is not None]
     return combine(known) if known and len(known) == len(values) else None
@@ -57,7 +57,7 @@ def _combined(
 
 def _share_of_pass(part: str) -> Value:
     def share(result: RunResult) -> float | None:
-        """Over all ranks."""
+        """The share over all ranks."""
         found = [each for rank in result.ranks if (each := rank.diagnostics.breakdown)]
         wall_s = sum(breakdown.wall_s for breakdown in found)
         return max(0.0, sum(getattr(b, f"{part}_s") for b in found) / wall_s) if wall_s else None

@@ -1,4 +1,4 @@
-"""Which model a run uses: its sizes in one vocabulary for all families, and where its weights come from."""
+"""The model of a run: its architecture, in the same terms for all families, and the origin of its weights."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from gpt_parallel.base.errors import quoted
 from gpt_parallel.schema.families.names import in_our_names
 from gpt_parallel.schema.frozen import Frozen, Text
 
-# Beyond these a configuration is a mistake or an attack: tables of names and shapes are made before any weight is seen.
+# Limits against mistakes and attacks: tables of names and shapes are built before any weight is read.
 Size = Annotated[int, Field(strict=True, gt=0, le=2**24)]
 _MAX_PARAMETERS = 2**40
 
@@ -20,8 +20,8 @@ class Architecture(Frozen):
     """A decoder's sizes.
 
     `num_kv_heads` defaults to `num_heads`, `head_size` to `hidden_size` ÷ `num_heads`, `mlp_size` to 4 · `hidden_size`.
-    A family's own configuration names (GPT-2's `n_embd` and the like) are understood as well, as results of earlier
-    versions have them.
+    The configuration names of a family (such as GPT-2's `n_embd`) are accepted as well; results of earlier versions
+    have them.
     """
 
     family: Literal["gpt2"] = "gpt2"
@@ -84,23 +84,23 @@ class Architecture(Frozen):
 
     @property
     def block_weights(self) -> int:
-        """Weights of one block's matrices, which are all that takes time. 4·D² + 2·D·F for GPT-2."""
+        """Weights of one block's matrices, which determine its time. 4·D² + 2·D·F for GPT-2."""
         return self.num_kv_heads * self.kv_group_weights + self.mlp_size * self.mlp_column_weights
 
     @property
     def embedding_weights(self) -> int:
-        """Weights of the tables that a first stage looks up: a row for each token, and for each learned position."""
+        """Weights of the first stage's tables: a row for each token and for each learned position."""
         return (self.vocab_size + self.max_positions) * self.hidden_size
 
     @property
     def num_weights(self) -> int:
-        """Weights of all matrices and tables; the few of norms and biases are not counted."""
+        """Weights of all matrices and tables, without norms and biases."""
         head = 0 if self.tied_head else self.vocab_size * self.hidden_size
         return self.num_layers * self.block_weights + self.embedding_weights + head
 
 
 class ModelSpec(Frozen):
-    """A model and where its weights come from: safetensors files, or a seed."""
+    """A model and the origin of its weights: safetensors files or a seed."""
 
     name: Text
     architecture: Architecture

@@ -1,4 +1,4 @@
-"""What leaves a run: the schema of `result.json`, and of the report each rank hands to the launcher."""
+"""The schema of `result.json`, and of the report that each rank sends to the launcher."""
 
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ RESULT_VERSION = 2
 
 
 class CollectiveCount(Frozen):
-    """How often a rank called a collective in one pass over all requests, and the bytes it contributed."""
+    """A rank's calls of a collective in one pass over all requests, and the bytes it contributed."""
 
     op: str
     calls: NonNegativeInt
@@ -23,7 +23,7 @@ class CollectiveCount(Frozen):
 
 
 class CollectiveProbe(Frozen):
-    """What one call of a collective costs: the median of many, as this rank saw it."""
+    """The duration of one call of a collective: the median of many, on this rank."""
 
     op: str
     bytes: NonNegativeInt
@@ -31,7 +31,7 @@ class CollectiveProbe(Frozen):
 
 
 class BatchTimeline(Frozen):
-    """When a batch started and when each of its tokens was sampled, in seconds of the host's monotonic clock.
+    """The start of a batch and the times of its tokens, in seconds of the host's monotonic clock.
 
     The first stage knows the start, the last stage the tokens.
     """
@@ -42,7 +42,7 @@ class BatchTimeline(Frozen):
 
 
 class RoundReport(Frozen):
-    """One timed round as one rank saw it; `changed` has tokens that are not the recorded ones, by request."""
+    """One timed round on one rank; `changed` has the tokens that differ from the recorded ones, by request."""
 
     seconds: NonNegativeFloat
     timelines: tuple[BatchTimeline, ...] = ()
@@ -50,9 +50,9 @@ class RoundReport(Frozen):
 
 
 class TokenRecord(Frozen):
-    """A request's generated tokens, each with its log-probability and the scale of its step's logits where known.
+    """A request's generated tokens, with log-probabilities and the scales of their steps' logits if known.
 
-    Log-probabilities are of the model's raw distribution, natural log. The scale is what errors are measured against:
+    Log-probabilities are of the model's raw distribution, natural log. Errors are measured relative to the scale:
     highest logit − mean + largest |logit| / 3.
     """
 
@@ -63,9 +63,9 @@ class TokenRecord(Frozen):
 
 
 class TokenScore(Frozen):
-    """Teacher-forced verdict on a request: per token, how far its score lies below the best one, and the scores' scale.
+    """The teacher-forced score of a request's tokens: each token's margin below the best score, and the scores' scale.
 
-    `margins` is infinite (stored as None) where sampling's filters exclude the token altogether. Log-probabilities and
+    `margins` is infinite (stored as None) where sampling's filters exclude the token. Log-probabilities and
     the logits' scale are as in `TokenRecord`, of the reference reading the run's tokens.
     """
 
@@ -84,7 +84,7 @@ class AttentionKernels(Frozen):
 
 
 class RankPlace(Frozen):
-    """Which rank of the mesh it was, and where it ran. `shared`: other runs used its device meanwhile."""
+    """A rank's place in the mesh and on a machine. `shared`: other runs used its device at the same time."""
 
     rank: NonNegativeInt = 0
     stage: NonNegativeInt = 0
@@ -100,7 +100,7 @@ class RankPlace(Frozen):
 
 
 class Holding(Frozen):
-    """What of the model a rank holds: half-open range of layers, query heads, bytes of weights and of caches."""
+    """The part of the model on a rank: half-open range of layers, number of query heads, bytes held."""
 
     layers: tuple[int, int]
     num_heads: NonNegativeInt
@@ -110,7 +110,7 @@ class Holding(Frozen):
 
 
 class Generated(Frozen):
-    """What a rank saw of generating all requests: timed rounds, the recorded pass, a pass's kernels and collectives."""
+    """A rank's result of a generation job: timed rounds, the recorded pass, and a pass's kernels and collectives."""
 
     rounds: tuple[RoundReport, ...] = ()
     records: tuple[TokenRecord, ...] = ()
@@ -119,7 +119,7 @@ class Generated(Frozen):
 
 
 class Diagnostics(Frozen):
-    """How a rank's job went, beside its result; `phase_seconds` by phase, `peak_memory_bytes` of the whole job."""
+    """Diagnostics of a rank's job: `phase_seconds` by phase, `peak_memory_bytes` of the whole job, telemetry."""
 
     peak_memory_bytes: NonNegativeInt | None = None
     phase_seconds: dict[str, float] = Field(default_factory=dict)
@@ -129,10 +129,10 @@ class Diagnostics(Frozen):
 
 
 class RankReport(Frozen):
-    """All that one rank hands to the launcher: where it ran, and what its job made, by the kind of job.
+    """The report of one rank: its place, and the result of its job by the kind of job.
 
-    `holding` is None where that is not known, as of another engine. Exactly one of `generated`, `scored` and `probed`
-    is there.
+    `holding` is None where it is not known, such as for another engine. Exactly one of `generated`, `scored` and
+    `probed` is set.
     """
 
     place: RankPlace
@@ -149,7 +149,7 @@ class RankReport(Frozen):
         return self
 
     def placed(self, **changes: Any) -> Self:
-        """The same report of a place of which more is known."""
+        """The same report with more details of its place."""
         return self.model_copy(update={"place": self.place.model_copy(update=changes)})
 
     @property
@@ -164,7 +164,7 @@ class RankReport(Frozen):
 class Tie(Frozen):
     """A token that differs from the reference's but scores as well, within the number type's tolerance.
 
-    It is of the recorded pass, or of a timed `round` (from 1) that did not repeat that pass.
+    It is in the recorded pass, or in a timed `round` (from 1) that did not repeat that pass.
     """
 
     request_id: NonNegativeInt
@@ -173,11 +173,11 @@ class Tie(Frozen):
     round: int | None = None
 
 
-FAULT_INJECTED = "fault-injected"  # the status of a run that a test broke on purpose, even if it went well
+FAULT_INJECTED = "fault-injected"  # the status of a run with an injected fault, even if it succeeded
 
 
 class Verification(Frozen):
-    """A run against its single-device reference.
+    """The verdict on a run, compared with its single-device reference.
 
     `judge` proved the reference's tokens and scored those that differ: "transformers" with its version, or "engine",
     which is this engine on one device. `repeatable`: whether every timed round had the recorded tokens.
@@ -197,7 +197,7 @@ class Verification(Frozen):
 
 
 class Environment(Frozen):
-    """The machine and the code. `variables`: those of a list that change figures, as the launcher has them."""
+    """The machine and the code. `variables`: environment variables of the launcher that may change figures."""
 
     gpt_parallel: str
     torch: str
@@ -213,7 +213,7 @@ class Environment(Frozen):
 
 
 class Figures(Frozen):
-    """What was measured. A round's time is its slowest rank's; throughput is of the median round.
+    """The figures of a run. A round's time is its slowest rank's; throughput is that of the median round.
 
     Load imbalance: a round's slowest rank ÷ the mean of its ranks; `imbalance` is the median round's.
 
@@ -260,7 +260,7 @@ class RunResult(Frozen):
 
     @validate_model(mode="after")
     def _has_no_figures_of_a_fault(self) -> Self:
-        """Whoever wrote the file."""
+        """Check it whoever wrote the file."""
         is_stamped = self.verification.status == FAULT_INJECTED
         is_measured = self.figures.round_seconds or any(rank.rounds for rank in self.ranks)
         if is_stamped != (self.spec.execution.fault is not None) or (is_stamped and is_measured):
@@ -273,7 +273,7 @@ class RunResult(Frozen):
 
 
 def schema_problem(found: object, newest: int) -> str | None:
-    """Why data with this `schema_version` cannot be read, which is said before all that has changed since then."""
+    """Why data with this `schema_version` cannot be read, checked before all other fields; None if it can."""
     if found is None:
         return f"has no schema_version; this gpt_parallel reads versions up to {newest}"
     if type(found) is not int or found < 1:

@@ -1,7 +1,7 @@
-"""What one run is: the frozen, validated contract between the pytest process and the ranks.
+"""The specification of a run: the frozen, validated contract between the pytest process and the ranks.
 
-A `RunSpec` holds nothing that still has to be looked up: the model's architecture and files, every request's
-token ids, the mesh and the device are all resolved. It survives a JSON round trip unchanged.
+A `RunSpec` is completely resolved: the model's architecture and files, every request's
+token ids, the mesh and the device are all in it. A JSON round trip does not change it.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ MAX_RANKS = 9999
 
 
 class SamplingSpec(Frozen):
-    """How a token is chosen; the names have transformers' meaning, temperature 0 is greedy."""
+    """The sampling of tokens. Names have transformers' meaning; temperature 0 is greedy."""
 
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_k: NonNegativeInt = 0
@@ -39,12 +39,12 @@ class SamplingSpec(Frozen):
 
     @property
     def filters(self) -> bool:
-        """Whether top-k or top-p cut the distribution, which needs the whole vocabulary in one place."""
+        """Whether top-k or top-p filter the distribution, which needs the whole vocabulary on one rank."""
         return not self.greedy and (self.top_k > 0 or self.top_p < 1)
 
 
 class Request(Frozen):
-    """One prompt and how many tokens to generate for it. There is no early stop: work is fixed."""
+    """One prompt and the number of tokens to generate. There is no early stop, so the work is fixed."""
 
     request_id: NonNegativeInt
     prompt_ids: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
@@ -77,7 +77,7 @@ class WorkloadSpec(Frozen):
 
 
 class RequestTokens(Frozen):
-    """Tokens that some run generated for a request."""
+    """The tokens that a run generated for a request."""
 
     request_id: NonNegativeInt
     tokens: tuple[NonNegativeInt, ...]
@@ -100,7 +100,7 @@ class MeshSpec(Frozen):
 
 
 class ExecutionSpec(Frozen):
-    """Where and how often: device, number type, cores, warm-up passes, timed rounds, deadline; what else is recorded.
+    """The execution of a run: device, number type, cores, warm-up passes, timed rounds, deadline, extra recordings.
 
     `profile` is the directory for this run's traces.
     """
@@ -123,7 +123,7 @@ class ExecutionSpec(Frozen):
     fault: FaultSpec | None = None
 
     def cores_of(self, local_rank: int, available: Sequence[int]) -> tuple[int, ...]:
-        """The cores a rank is pinned to: consecutive slices, going round where there are more ranks than cores."""
+        """The cores a rank is pinned to: consecutive slices, reused in turn if there are more ranks than cores."""
         count = self.cores_per_rank
         return tuple(sorted({available[(local_rank * count + index) % len(available)] for index in range(count)}))
 
@@ -156,11 +156,11 @@ class RunSpec(Frozen):
         return f"{self.strategy}-{self.num_gpus}gpu"
 
     def with_execution(self, **changes: Any) -> "RunSpec":
-        """The same run with other fields of its execution. They are not validated again."""
+        """The same run with changed fields of its execution, which are not validated again."""
         return self.model_copy(update={"execution": self.execution.model_copy(update=changes)})
 
     def single_device(self, *, warmup: int = 1, rounds: int = 0) -> "RunSpec":
-        """The same work on one device: what every layout is verified against."""
+        """The same work on one device, the reference of every layout."""
         execution = self.execution.model_copy(
             update={
                 **{"backend": "gloo", "warmup": warmup, "rounds": rounds, "oversubscribed": False},
@@ -173,8 +173,8 @@ class RunSpec(Frozen):
 
 
 class JobKind(str, Enum):
-    """What processes are started for: generating (and timing), scoring given tokens teacher-forced by the engine or by
-    transformers (`JUDGE`), timing collectives.
+    """The kind of a job: generating (and timing), scoring given tokens teacher-forced with the engine or with
+    transformers (`JUDGE`), or timing collectives.
     """
 
     GENERATE = "generate"
@@ -184,7 +184,7 @@ class JobKind(str, Enum):
 
 
 class Job(Frozen):
-    """What the launcher hands to every rank. A request may be in `tokens_to_score` more than once, with other tokens.
+    """The job of all ranks. A request may be in `tokens_to_score` several times with different tokens.
 
     `tolerance` is relative to the scale of a step's scores.
     """
@@ -220,7 +220,7 @@ def _fault_problems(mesh: MeshSpec, fault: FaultSpec | None) -> list[str]:
     if fault.rank >= mesh.size:
         return [f"fault {fault}: there is no rank {quoted(fault.rank)}; allowed: 0 to {mesh.size - 1}"]
     if fault.action == "hang_in_collective" and mesh.size == 1:
-        return [f"fault {fault}: a lone rank has no collectives; use action 'hang'"]
+        return [f"fault {fault}: a single-rank run has no collectives; use action 'hang'"]
     return []
 
 
@@ -241,7 +241,7 @@ def _request_problems(workload: WorkloadSpec, model: ModelSpec) -> list[str]:
 
 
 def request_problems(request: Request, model: str, shape: Architecture) -> list[str]:
-    """Why a request cannot be run with a model."""
+    """The reasons why a request cannot be run with a model."""
     problems = []
     if request.total_tokens > shape.max_positions:
         problems.append(

@@ -1,4 +1,4 @@
-"""A case's figures as reports, gates and pytest-benchmark's files have them."""
+"""The summary of a case for reports, gates and pytest-benchmark's files."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.metrics import METRICS
 from gpt_parallel.schema.result import FAULT_INJECTED
 
-# Beyond these a saved figure is not a measurement, and what is computed of it would not be finite.
+# Limits of plausible figures; results computed from larger ones might not be finite.
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 PositiveSeconds = Annotated[float, Field(ge=1e-12, le=1e9)]
 Rate = Annotated[float, Field(ge=1e-12, le=1e15)]
@@ -20,7 +20,7 @@ PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
 
 
 class LaunchFigures(Frozen):
-    """One launch of a case: the independent unit of every comparison. Medians over its rounds."""
+    """The figures of one launch, the independent unit of comparisons. Times are medians over its rounds."""
 
     round_seconds: tuple[PositiveSeconds, ...]
     throughput_tok_s: Rate | None
@@ -39,9 +39,9 @@ class _Row(Frozen):
     """A case's figures as one row, all its launches together: pytest-benchmark's `extra_info`.
 
     Everything but `launches` is flat. Times are medians over launches; `_mean`, `_p90`, `_p95` and `_p99` are over the
-    pooled samples, `_samples` of them, and null where there are too few to carry the percentile. `judge` proved the
-    single-device run; `repeatable` is false where a timed round of any launch chose other tokens than its recorded
-    pass; `attention_…` are the kernels that ran.
+    pooled samples, `_samples` of them, and null where there are too few for the percentile. `judge` proved the
+    single-device run; `repeatable` is false if a timed round of any launch chose other tokens than its recorded pass;
+    `attention_…` are the kernels that ran.
 
     There is a field for each row of `METRICS` too; `telemetry.py` has their meanings. They are medians over launches;
     of a launch's ranks or GPUs the mean is taken, the largest of memory and temperature, the sum of power and energy.
@@ -129,13 +129,13 @@ class _Row(Frozen):
 
     @property
     def work(self) -> tuple[str, ...]:
-        """Model, requests and prompts in words: what cases share that differ in their batch size only."""
+        """Model, requests and prompts in words, equal for cases that differ only in their batch size."""
         workload = self.workload.removesuffix(f", batch {self.batch_size}")
         return f"{self.model}, weights: {self.weights}, {self.dtype}", workload, self.prompts
 
     @property
     def why_not_repeatable(self) -> str | None:
-        """What a reader should know, and do, where timed rounds chose other tokens than the recorded pass."""
+        """The reason and the remedy if timed rounds chose other tokens than the recorded pass, or None."""
         if self.repeatable is not False:
             return None
         told = "timed rounds chose other tokens than the recorded pass, all right within rounding"
@@ -147,7 +147,7 @@ class _Row(Frozen):
 
     @property
     def is_peer(self) -> bool:
-        """Whether another engine's run, measured beside ours."""
+        """Whether the case is another engine's."""
         return self.engine != OWN_ENGINE
 
 

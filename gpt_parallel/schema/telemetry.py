@@ -1,7 +1,6 @@
-"""What is known about a run beside its speed: the schema of telemetry, derived figures and the breakdown.
+"""The schema of telemetry, derived figures and the breakdown of a run.
 
-A value that could not be had is null, and `unavailable` says why. It is never 0: a reader could not tell that from a
-measurement.
+A missing value is null, and `unavailable` has the reason. It is never 0, which would look like a measurement.
 """
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
@@ -12,7 +11,7 @@ from gpt_parallel.schema.frozen import Frozen
 
 
 class Readings(Frozen):
-    """Values, each of them there or with the reason in `unavailable`, by its name, why it is not."""
+    """Values that may be missing; `unavailable` has the reason for each missing one, by its name."""
 
     unavailable: dict[str, str] = Field(default_factory=dict)
 
@@ -25,10 +24,10 @@ class Readings(Frozen):
 
 
 class RankTelemetry(Readings):
-    """What one rank used over its timed rounds, `seconds` long in all.
+    """A rank's use of CPU and memory over its timed rounds, which took `seconds` together.
 
-    `cpu_share` is CPU time of all the rank's threads ÷ (seconds × its cores). A rank that waits by looking again and
-    again uses CPU time, too. Memory is read after the last round: resident counts a page that ranks share in full,
+    `cpu_share` is CPU time of all the rank's threads ÷ (seconds × its cores). A rank that waits by polling uses CPU
+    time, too. Memory is read after the last round: resident counts a page that ranks share in full,
     proportional (PSS) divides it among those that share it. `allocated` and `reserved` are peaks of torch.cuda.
     """
 
@@ -43,7 +42,7 @@ class RankTelemetry(Readings):
 
 
 class PeakRates(Readings):
-    """The most that a rank's device did, measured after the rounds by all ranks at once; `method` says how."""
+    """The peak rates of a rank's device, measured after the rounds by all ranks at once; `method` describes how."""
 
     method: str
     bytes_per_s: NonNegativeFloat | None = None
@@ -54,10 +53,10 @@ BREAKDOWN_PARTS = ("compute", "communication", "waiting", "sampling", "host")
 
 
 class Breakdown(Frozen):
-    """Where one rank's time went in one instrumented pass, which all ranks start and end together; seconds.
+    """The breakdown of one rank's time in an instrumented pass that all ranks start and end together; seconds.
 
-    The five parts add up to `wall_s`; `host_s` is what the others leave. `method` says how waiting was told from
-    communication.
+    The five parts add up to `wall_s`; `host_s` is what the others leave. `method` describes how waiting was
+    separated from communication.
     """
 
     wall_s: NonNegativeFloat
@@ -70,9 +69,9 @@ class Breakdown(Frozen):
 
 
 class GpuTelemetry(Readings):
-    """One physical GPU over the timed rounds: means of utilisation, power and clocks, the most memory and heat.
+    """One physical GPU over the timed rounds: means of utilisation, power and clocks, maxima of memory and temperature.
 
-    `energy_j` is the difference of the GPU's own counter, with whatever else ran on it.
+    `energy_j` is the difference of the GPU's own counter, which includes other programs on it.
     """
 
     uuid: str
@@ -90,14 +89,14 @@ class GpuTelemetry(Readings):
 
 
 class Energy(Readings):
-    """Of all GPUs of a run together, over its timed rounds."""
+    """The energy of all GPUs of a run over its timed rounds."""
 
     energy_j: NonNegativeFloat | None = None
     energy_j_per_token: NonNegativeFloat | None = None
 
 
 class Efficiency(Readings):
-    """What a run did of what its devices can do; `layout/cost.py` has the formulas. `peak` says which peak that is."""
+    """The utilisation of a run; `bench/efficiency.py` has the formulas. `peak` describes the measured peak."""
 
     peak: str
     mbu: NonNegativeFloat | None = None

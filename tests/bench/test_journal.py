@@ -112,7 +112,7 @@ def test_what_was_put_aside_stays_when_the_next_session_does_not_end_either(path
 def test_a_journal_that_nobody_would_find_is_not_written_any_more(path, change):
     with open_journal(path) as journal:
         change(path)
-        with pytest.raises(JournalError, match="cannot be written any more \\(No such file"):
+        with pytest.raises(JournalError, match="can no longer be written \\(No such file"):
             journal.add(PASSED)
 
 
@@ -206,7 +206,7 @@ def test_files_that_cannot_be_resumed(path, content, message):
     [
         (b"somebody's notes, in one line", "is not a session journal"),
         (b'{"kind": "other"}\n{"kind": "ce', "is not a session journal"),
-        (b'{"kind": "session"}\n{"a": 1, "a": 2}\n{"kind": "ce', ":2: .*key 'a' is there twice"),
+        (b'{"kind": "session"}\n{"a": 1, "a": 2}\n{"kind": "ce', ":2: .*duplicate key 'a'"),
         (b'{"kind": "session"}\n' + b"[" * 2000 + b"]" * 2000 + b"\n", ":2: nested deeper"),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_full_disk_keeps_what_was_there(path, monkeypatch):
     with open_journal(path) as journal:
         journal.add(PASSED)
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(JournalError, match="cannot be written any more \\(No space left on device\\)"):
+        with pytest.raises(JournalError, match="can no longer be written \\(No space left on device\\)"):
             journal.add(FAILED)
         assert list(journal.finished) == ["a", "b"], "what was measured is still at hand"
     before = path.read_bytes()

@@ -187,7 +187,7 @@ def test_a_missing_request_is_a_mismatch():
     verification = verify([rank_report()], {0: token_record()}, "float32", lambda sequences: [], "engine")
 
     assert verification.status == "mismatch"
-    assert "requests [0] are not in both" in verification.problems[0]
+    assert "requests only in the run or only in the reference: [0]" in verification.problems[0]
 
 
 @pytest.mark.parametrize("tokens", [(1, 9), (1, 2), (1, 2, 3, 4), ()])

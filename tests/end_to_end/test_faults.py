@@ -354,7 +354,7 @@ INVALID = [
     ("decode:١:raise", "must be PHASE:RANK:ACTION"),
     ("decode:1:raise:2", "must be PHASE:RANK:ACTION"),
     ("decode:" + "9" * 5000 + ":raise", "fault 'decode:999"),
-    ("load:1:nan_logits", "no logits come of phase load; allowed: verification, warmup, round, decode"),
+    ("load:1:nan_logits", "phase load computes no logits; allowed: verification, warmup, round, decode"),
     ("connect:1:hang_in_collective", "there are no collectives before ranks are connected"),
 ]
 
@@ -372,7 +372,7 @@ def test_a_fault_that_cannot_be_is_refused(text, told):
     ("fault", "told"),
     [
         ("decode:2:raise", "fault decode:2:raise: there is no rank 2; allowed: 0 to 1"),
-        ("decode:0:hang_in_collective", "fault decode:0:hang_in_collective: a lone rank has no collectives"),
+        ("decode:0:hang_in_collective", "fault decode:0:hang_in_collective: a single-rank run has no collectives"),
     ],
 )
 def test_a_fault_that_the_mesh_has_no_place_for_is_refused(make_suite, fault, told):

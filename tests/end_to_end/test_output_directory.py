@@ -66,7 +66,7 @@ def test_a_full_disk_stops_the_session_at_the_case_it_cannot_keep(on_small_disk)
     done, left = on_small_disk("40k", older(*OLDER), session("-k", "2gpu or 1gpu"))
 
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "session.jsonl: cannot be written any more (No space left on device); stopped" in done.stdout
+    assert "session.jsonl: can no longer be written (No space left on device); stopped" in done.stdout
     assert "REPORT NOT WRITTEN" in done.stdout
     assert "INCOMPLETE: gpt_parallel: journal" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -116,7 +116,7 @@ def test_a_directory_that_vanishes_stops_the_session_and_the_report_is_written_a
         code, printed = stopped.end()
 
     assert code == 1, printed
-    assert "session.jsonl: cannot be written any more (No such file or directory); stopped" in printed
+    assert "session.jsonl: can no longer be written (No such file or directory); stopped" in printed
     names, ours = report(tmp_path / "r")
     assert names == [f"test_generation[pure_data_parallel-{count}gpu]" for count in (1, 2)], "what was in memory"
     assert [entry["outcome"] for entry in ours["not_run"]] == ["not reached"]

@@ -86,7 +86,7 @@ def test_reads_text_and_ids(write):
         ('{"prompt_ids": [[1]]}', "prompt_ids.0 = [1]"),
         ('{"prompt_ids": {"1": 2}}', "prompt_ids"),
         ('{"prompt_ids": "12"}', "prompt_ids = '12'"),
-        ('{"prompt": "x", "prompt": "y"}', "key 'prompt' is there twice"),
+        ('{"prompt": "x", "prompt": "y"}', "duplicate key 'prompt'"),
         (r'{"prompt": "\ud800"}', "prompt = '\\ud800': Input should be a valid string"),
         ('{"prompt": ' + "[" * 99999, "nested deeper"),
         ('{"prompt": "' + "x" * MAX_LINE_BYTES + '"}', "a line of 1048590 bytes; allowed: at most 1048576"),

@@ -47,10 +47,10 @@ def test_same_file_names_are_told_apart_by_their_paths(tmp_path):
         ("[" * 100_000, "nested deeper than 64 levels"),
         ("[]", "no list of benchmarks"),
         ('{"benchmarks": {}}', "no list of benchmarks"),
-        (run_result(run_spec()).model_dump_json(), "the result of one gpt-parallel run; what is read here"),
+        (run_result(run_spec()).model_dump_json(), "this is a result.json of gpt-parallel run; give a file"),
         ('{"benchmarks": [7]}', "benchmarks 0: not a pytest-benchmark entry"),
         ('{"benchmarks": [{"name": "t", "fullname": "t"}]}', "benchmarks t: not a pytest-benchmark entry"),
-        (json.dumps(document(bench(), bench())), "is there twice"),
+        (json.dumps(document(bench(), bench())), "duplicate case"),
         (json.dumps(document(bench(), gpt_parallel={"not_run": [{"case": "a"}]})), "not_run 0: outcome"),
     ],
 )
@@ -153,7 +153,7 @@ def test_no_part_of_a_file_is_a_file(tmp_path):
 def test_many_cases_with_one_twice_are_looked_at_once(save):
     plain = [{"name": "t", "fullname": f"t{index}", "stats": stats([0.1])} for index in range(20_000)]
 
-    with pytest.raises(ReportError, match="case 't19999' is there twice"):
+    with pytest.raises(ReportError, match="duplicate case 't19999'"):
         load_run(save("run", document(*plain, plain[-1])))
 
 

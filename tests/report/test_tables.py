@@ -57,7 +57,7 @@ def test_what_does_not_repeat_is_marked_with_what_does(changes, remedy):
     ("changes", "caption"),
     [
         ({"judge": "transformers 5.24.0"}, "verified against one device, proved by transformers 5.24.0"),
-        ({"judge": "engine"}, "verified against one device, which nobody else has proved (judge: engine)"),
+        ({"judge": "engine"}, "verified against one device, not proved independently (judge: engine)"),
         ({"attention_prefill": "flash", "attention_decode": "math"}, "attention: flash in prefill, math in decode"),
         ({"attention_decode": "math"}, "attention: – in prefill, math in decode"),
     ],

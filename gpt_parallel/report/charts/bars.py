@@ -1,4 +1,4 @@
-"""What the plots share, and the plots of bars: readable in print and by the colour-blind, and only of data there is.
+"""Bar charts and what all charts share. They are readable in print and for colour-blind readers.
 
 Colours are Okabe and Ito's ("Color Universal Design", 2008); strategies also differ in marker and hatch.
 """
@@ -17,7 +17,7 @@ from gpt_parallel.report.tables import marks, shares
 from gpt_parallel.schema.summary import CaseSummary
 from gpt_parallel.schema.telemetry import BREAKDOWN_PARTS
 
-# Of lengths without a common divisor, so that 210 strategies differ in at least one of the three.
+# Lengths without a common divisor, so 210 strategies differ in at least one of the three.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _MARKERS = ("o", "s", "^", "D", "v")
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++")
@@ -32,7 +32,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """One workload's cases, each strategy's look, the one-device case, and the width to draw at, in inches."""
+    """The cases of one workload, the look of each strategy, the one-device case, and the width of charts in inches."""
 
     rows: Sequence[tuple[Case, CaseSummary]]
     looks: dict[str, Look]
@@ -119,7 +119,7 @@ def latency(data: Data) -> Figure | None:
 
 
 def _draw_percentiles(axes: Any, index: int, summary: CaseSummary, name: str, look: Look) -> None:
-    """A case's median, p90 and p99 on one line, as far as they are known."""
+    """Draw a case's known median, p90 and p99 on one line."""
     values = {kind: getattr(summary, f"{name}_{kind}s") for kind in ("", "p90_", "p99_")}
     known = {kind: seconds * 1000 for kind, seconds in values.items() if seconds is not None}
     axes.plot(list(known.values()), [index] * len(known), color=look.colour, linewidth=1.5, zorder=1)

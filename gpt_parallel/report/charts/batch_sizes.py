@@ -11,7 +11,7 @@ from gpt_parallel.report.charts.bars import Data, make_axes, wrap
 from gpt_parallel.report.saved_run import Case
 from gpt_parallel.schema.summary import CaseSummary
 
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # by number of devices, in their order
+_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # one per number of devices
 
 
 class _Point(NamedTuple):

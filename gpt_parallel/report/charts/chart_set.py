@@ -18,7 +18,7 @@ from gpt_parallel.report.saved_run import Case, SavedRun
 from gpt_parallel.report.tables import captions
 from gpt_parallel.schema.summary import CaseSummary
 
-WIDE, NARROW = 7.5, 3.8  # inches: for print and large screens; for a telephone, at the same size of letters
+WIDE, NARROW = 7.5, 3.8  # inches: for print and large screens, and for phones, with the same font size
 MOST_WORKLOADS = 4
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -29,7 +29,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "gpt_parallel",  # the same chart, the same bytes
 }
 
-# File name, title, and what draws it.
+# File name, title, and drawing function.
 _PLOTS: dict[str, tuple[str, Callable[[Data], Figure | None]]] = {
     "throughput": ("Throughput", throughput),
     "throughput_per_gpu": ("Throughput per GPU", lambda data: throughput(data, per_gpu=True)),
@@ -40,7 +40,7 @@ _PLOTS: dict[str, tuple[str, Callable[[Data], Figure | None]]] = {
     "memory": ("Memory", memory),
     "breakdown": ("Where the time goes", breakdown),
 }
-# The same of what is drawn over several batch sizes.
+# The same for charts over several batch sizes.
 _BATCH_PLOTS: dict[str, tuple[str, Callable[[Data], Figure | None]]] = {
     "throughput_by_batch_size": ("Throughput by batch size", throughput_by_batch_size),
     "tpot_by_batch_size": ("Time per output token by batch size", tpot_by_batch_size),
@@ -56,7 +56,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class ChartSet:
-    """Charts of one workload, or of one in several batch sizes, and what they hold for."""
+    """The charts of one workload, or of one workload with several batch sizes, and their captions."""
 
     captions: list[str]
     charts: list[Chart]
@@ -65,7 +65,7 @@ class ChartSet:
 def draw_charts(run: SavedRun, width: float = WIDE) -> list[ChartSet]:
     """The charts of each of the first `MOST_WORKLOADS` workloads, then those over batch sizes of the first.
 
-    Charts that there is no data for are left out.
+    Charts without data are left out.
     """
     measured = [(case, case.summary) for case in run.cases if case.summary and case.summary.throughput_tok_s]
     workloads: dict[str, list[tuple[Case, CaseSummary]]] = {}
@@ -98,14 +98,14 @@ def _draw(data: Data, plots: dict[str, tuple[str, Callable[[Data], Figure | None
 
 
 def file_names() -> list[str]:
-    """All names under which charts are ever written."""
+    """The names of all chart files that a report may contain."""
     numbers = ["", *(f"_{number}" for number in range(2, MOST_WORKLOADS + 1))]
     names = [*(f"{name}{number}" for name in _PLOTS for number in numbers), *_BATCH_PLOTS]
     return [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
 
 
 def save(chart: Chart, kind: str, caption: Sequence[str] = ()) -> bytes:
-    """The chart as a PNG or SVG file, with its caption drawn below where it has to stand alone."""
+    """The chart as PNG or SVG bytes, with its caption below if the file stands alone."""
     metadata = {"png": {"Software": None}, "svg": {"Date": None}}[kind]
     output = io.BytesIO()
     with _style():
@@ -116,6 +116,6 @@ def save(chart: Chart, kind: str, caption: Sequence[str] = ()) -> bytes:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Saving a figure needs the settings it was drawn with."""
+    """The style for drawing figures, and for saving them, which needs the same settings."""
     with matplotlib.rc_context(_STYLE):
         yield

@@ -61,7 +61,7 @@ def scaling(data: Data) -> Figure | None:
     curves = _curves(data, per_device=False)
     if not curves:
         return None
-    # Every curve starts at the one device that all are measured against.
+    # Every curve starts at one device, the reference of the speed-up.
     one = _Point(1, 1.0, 1.0, 1.0)
     curves = {name: points if points[0].devices == 1 else [one, *points] for name, points in curves.items()}
     most = max(point.devices for points in curves.values() for point in points)

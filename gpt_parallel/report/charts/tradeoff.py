@@ -1,4 +1,4 @@
-"""Latency against throughput: what each case gives up of one for the other."""
+"""The chart of latency against throughput, with the Pareto front."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ def _tradeoffs(data: Data) -> list[Tradeoff]:
 
 
 def clusters_of(points: Sequence[Tradeoff], x_reach: float, y_reach: float) -> list[list[Tradeoff]]:
-    """Points whose symbols or numbers would overprint each other, together."""
+    """Groups of points whose symbols or numbers would overlap."""
     clusters: list[list[Tradeoff]] = []
     for point in sorted(points, key=lambda point: (point.x, point.y)):
         for cluster in clusters:
@@ -92,7 +92,7 @@ def _draw_front(axes: Any, points: Sequence[Tradeoff]) -> None:
 
 
 def _draw_symbols(data: Data, axes: Any, clusters: Sequence[Sequence[Tradeoff]]) -> None:
-    """Near points one inside the other, the largest at the bottom."""
+    """Draw near points inside each other, the largest at the bottom."""
     groups: dict[tuple[float, str, bool], list[Tradeoff]] = {}
     for cluster in clusters:
         for rank, point in enumerate(reversed(cluster)):
@@ -106,7 +106,7 @@ def _draw_symbols(data: Data, axes: Any, clusters: Sequence[Sequence[Tradeoff]])
 
 
 def _draw_numbers(axes: Any, clusters: Sequence[Sequence[Tradeoff]]) -> None:
-    """The device counts of each cluster, once, above everything."""
+    """Write the device counts of each cluster once, above all symbols."""
     for cluster in clusters:
         place = max(point.x for point in cluster), max(point.y for point in cluster)
         counts = dict.fromkeys(str(point.summary.num_gpus) for point in cluster)

@@ -1,1 +1,1 @@
-"""Runs side by side, and gates on them."""
+"""Comparisons of runs, and gates."""

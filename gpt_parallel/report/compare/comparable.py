@@ -1,8 +1,8 @@
-"""What may be put in a ratio: verified runs of the same work on the same machine, and nothing else."""
+"""The rules for comparing runs: verified, of the same work, on the same machine."""
 
 from gpt_parallel.schema.summary import CaseSummary
 
-# Both sides must agree on these for their figures to be compared at all.
+# Fields in which both sides must agree.
 _SAME = {
     "workload": "workload_sha256",
     "engine": "engine",
@@ -15,7 +15,7 @@ _SAME = {
     "back end": "backend",
     "oversubscription": "oversubscribed",
 }
-# A change of these may be what is being judged, so it is told and not refused.
+# Fields whose change may be the subject of the comparison, so it is noted and not refused.
 _TOLD = {"torch": "torch", "linear layers": "linear", "attention": "attention", "decoding": "decode"}
 _TOLD_IF_KNOWN = {
     "attention kernels of prefill": "attention_prefill",
@@ -25,7 +25,7 @@ _TOLD_IF_KNOWN = {
 
 
 def reason_unverified(summary: CaseSummary | None, side: str) -> str | None:
-    """Why a case's figures say nothing about the work it should have done, or None."""
+    """Why a case is not verified, or None."""
     if summary is None:
         return "not a generation case: nothing proves that it did the same work (gate gpt_parallel cases only)"
     if summary.verified not in ("exact", "tie"):
@@ -36,7 +36,7 @@ def reason_unverified(summary: CaseSummary | None, side: str) -> str | None:
 def reason_not_comparable(
     before: CaseSummary | None, after: CaseSummary | None, allow_other_host: bool = False
 ) -> str | None:
-    """Why no ratio of the two may be formed, or None: unverified, or other work, or another machine."""
+    """Why two cases may not be compared, or None: unverified, other work, or another machine."""
     problem = reason_unverified(before, "base") or reason_unverified(after, "head")
     if problem or before is None or after is None:
         return problem
@@ -50,7 +50,7 @@ def reason_not_comparable(
 
 
 def differences(before: CaseSummary | None, after: CaseSummary | None) -> list[str]:
-    """What a reader should know of two runs that do compare."""
+    """Differences between two comparable runs that a reader should know."""
     if before is None or after is None:
         return []
     pairs = {what: (getattr(before, name), getattr(after, name)) for what, name in {**_TOLD, **_TOLD_IF_KNOWN}.items()}

@@ -1,4 +1,4 @@
-"""Decides, case by case, whether a run is slower than another, and fails closed.
+"""Decides for each case whether a run is slower than another. Anything unclear fails.
 
 A case FAILs when it is worse by more than the threshold and the difference is significant over its launches; it PASSes
 when a worsening beyond the threshold can be ruled out; anything in between is INCONCLUSIVE. What cannot be compared is
@@ -20,7 +20,7 @@ ALPHA = 0.05
 MIN_LAUNCHES = 3
 
 
-# What a launch contributes to each metric, so that more is worse.
+# The cost of a launch for each metric; larger is worse.
 _COSTS: dict[str, Callable[[LaunchFigures], float | None]] = {
     "throughput": lambda launch: 1 / launch.throughput_tok_s if launch.throughput_tok_s else None,
     "ttft": lambda launch: launch.ttft_s,
@@ -33,7 +33,7 @@ _LEAST_COST = 1e-15  # below it there is no measurement, and ratios overflow
 
 @dataclass(frozen=True)
 class _Measured:
-    """A case that compares; `deviation` is of log costs over the launches of the less steady side."""
+    """A comparable case; `deviation` is the standard deviation of log costs over launches, of the noisier side."""
 
     case: Case
     effect: Effect
@@ -64,11 +64,11 @@ def decide(base: SavedRun, head: SavedRun, rules: Rules) -> GateResult:
 def _check_patterns(rules: Rules, names: Sequence[str]) -> None:
     for pattern, _ in rules.thresholds:
         if not any(matches(pattern, name) for name in names):
-            raise ReportError(f"--case {pattern!r}: no case is called so")
+            raise ReportError(f"--case {pattern!r} matches no case")
 
 
 def _compare_all(base: SavedRun, head: SavedRun, result: GateResult) -> list[_Measured]:
-    """The cases that compare; the others get their verdicts."""
+    """The comparable cases; the others get their verdicts at once."""
     before = {case.fullname: case for case in base.cases}
     after = {case.fullname: case for case in head.cases}
     measured = []
@@ -107,7 +107,7 @@ def _new(case: Case, base: SavedRun, rules: Rules) -> GateVerdict:
 
 
 def _compare(before: Case, after: Case, result: GateResult) -> _Measured | None:
-    """The measured case; None, and a verdict among the result's, where it does not compare."""
+    """The measured case, or None with a verdict added to the result's if it is not comparable."""
     rules = result.rules
     problem = reason_not_comparable(before.summary, after.summary, rules.allow_other_host)
     if problem is None:
@@ -123,7 +123,7 @@ def _compare(before: Case, after: Case, result: GateResult) -> _Measured | None:
 
 
 def _costs(summary: CaseSummary, metric: str) -> list[float]:
-    """One value a launch; empty if any launch lacks a valid one."""
+    """One value per launch; empty if any launch lacks a valid one."""
     costs = [_COSTS[metric](launch) for launch in summary.launches]
     valid = [cost for cost in costs if cost is not None and math.isfinite(cost) and cost >= _LEAST_COST]
     return valid if len(valid) == len(costs) else []
@@ -160,7 +160,7 @@ def _judge(measured: _Measured, p_value: float, num_measured: int, rules: Rules)
 
 
 def detectable_effect(effect: Effect, limit: float, alpha: float, num_cases: int) -> tuple[float, float]:
-    """The difference, in logs, that decides an open case if it stays as it is, and the level it is tested at.
+    """The log-difference that would decide an open case if it persists, and its test level.
 
     Beyond the limit that is the difference from no change at all, after Holm's correction at its strictest; below, the
     distance to the limit.

@@ -1,4 +1,4 @@
-"""A gate's verdicts for a terminal, for GitHub and for JUnit readers."""
+"""A gate's verdicts as text, GitHub annotations and JUnit XML."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -7,7 +7,7 @@ from gpt_parallel.report.compare.verdicts import GateResult, GateVerdict, Verdic
 
 
 def to_text(result: GateResult) -> str:
-    """One line a case, worst first, then notes, then the sum."""
+    """One line per case, worst first, then notes, then the summary."""
     width = max((len(entry.case) for entry in result.verdicts), default=0)
     lines = [
         f"{entry.verdict.value:<12}  {plain(entry.case):<{width}}  {_detail(entry)}" for entry in _worst_first(result)

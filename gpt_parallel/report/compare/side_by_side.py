@@ -1,4 +1,4 @@
-"""Several runs side by side: ratios to a baseline where they mean something, and plain words where they do not."""
+"""Several runs side by side: ratios to a baseline where runs are comparable, and the reason where they are not."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from gpt_parallel.report.saved_run import Case, ReportError, SavedRun
 
 @dataclass(frozen=True)
 class Row:
-    """A case in one run: what was measured, and that over the baseline's.
+    """A case in one run: its value, and the ratio to the baseline's.
 
     `value` is a throughput in tokens/s, the geometric mean over `launches`, or a plain benchmark's median seconds. The
     interval is the 95 % one, None where a side has one launch or none are known.
@@ -80,7 +80,7 @@ def _measured(run: SavedRun, case: Case) -> Row:
 
 
 def _values(case: Case) -> list[float]:
-    """One throughput a launch; of a plain benchmark its median time, if the clock saw any."""
+    """One throughput per launch, or a plain benchmark's median time if it is not zero."""
     if case.summary is None:
         return [case.stats.median] if case.stats.median else []
     return [launch.throughput_tok_s for launch in case.summary.launches if launch.throughput_tok_s]
@@ -99,7 +99,7 @@ def _why_no_ratio(base: SavedRun, old: Case, head: SavedRun, new: Case, allow_ot
 
 
 def _changes(before: dict[str, Case], after: dict[str, Case]) -> Iterator[str]:
-    """What is not in the table: cases that only one run has, and what else is different."""
+    """Notes beside the table: cases that only one run has, and other differences."""
     removed = [case for name, case in before.items() if name not in after]
     new = [case for name, case in after.items() if name not in before]
     for case in list(new):

@@ -1,4 +1,4 @@
-"""The few tests that comparisons and gates rest on. Everything works on logarithms: effects are ratios."""
+"""The statistical tests of comparisons and gates. They work on logarithms, since effects are ratios."""
 
 import math
 from bisect import bisect_left
@@ -8,7 +8,7 @@ from statistics import fmean, variance
 
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats would take half a second to import
 
-MOST_NEEDED = 999  # launches nobody would make
+MOST_NEEDED = 999  # more launches are not practical
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def launches_needed(deviation: float, distance: float, alpha: float) -> int | None:
-    """Launches a side after which Welch's test tells `distance` from nothing, with this spread; one-sided.
+    """Launches per side with which Welch's one-sided test detects `distance` at this spread.
 
     `deviation` and `distance` are in logs. None if more than `MOST_NEEDED`.
     """
@@ -98,7 +98,7 @@ def _reach(alpha: float, degrees: int) -> float:
 
 
 def _fewest(is_enough: Callable[[int], bool]) -> int | None:
-    """The smallest count that is enough, where more always are."""
+    """The smallest sufficient count; larger counts suffice too."""
     counts = range(2, MOST_NEEDED + 1)
     place = bisect_left(counts, True, key=is_enough)
     return counts[place] if place < len(counts) else None

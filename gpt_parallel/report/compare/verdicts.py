@@ -1,4 +1,4 @@
-"""What a gate is asked and what it answers."""
+"""The rules and results of a gate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class GateVerdict:
 
 @dataclass(frozen=True)
 class GateResult:
-    """`notes` are differences between the runs that do not forbid to compare them."""
+    """`notes` are differences between the runs that do not prevent a comparison."""
 
     rules: Rules
     verdicts: list[GateVerdict] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""Model families: what each one's configurations and stored tensors look like, without torch."""
+"""Model families: their configurations and stored tensors, without torch."""

@@ -1,4 +1,4 @@
-"""What the parent and the ranks need to know of a model family, as data."""
+"""The description of a model family as data, shared by launcher and ranks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ class Family:
 
     `model_types`: what `config.json` calls it.
     `from_config`: an architecture from a `config.json`; SpecError or ValidationError for what is not computed.
-    `to_config`: the same the other way round, for code that reads such configurations.
+    `to_config`: the inverse, for code that reads such configurations.
     `tensor_shapes`: the stored tensors by name without prefix.
-    `key_prefix`: what may stand before these names in a file.
+    `key_prefix`: the prefix that these names may have in a file.
     `seeded_scale`: (centre, standard deviation) of a stored tensor's seeded values.
-    `block_vectors`: weights of one block's biases and norms, of an architecture in a part with so many query heads,
-    key and value heads, and MLP columns.
-    `final_vectors`: those behind the last block.
+    `block_vectors`: number of weights in one block's biases and norms, for an architecture and a part's numbers of
+    query heads, key and value heads, and MLP columns.
+    `final_vectors`: the same for the norm after the last block.
     """
 
     name: str

@@ -25,7 +25,7 @@ _ONLY = {
 
 
 class _Config(Frozen):
-    """The part of a GPT-2's `config.json` that says what it computes, under its own names."""
+    """The fields of a GPT-2's `config.json` that define its computation."""
 
     n_layer: Annotated[int, Field(strict=True, gt=0, le=10_000)]
     n_head: Size
@@ -80,9 +80,9 @@ def _tensor_shapes(architecture: Architecture) -> Shapes:
 
 
 def _seeded_scale(name: str, architecture: Architecture) -> tuple[float, float]:
-    """Not a fresh GPT-2's, which repeats one token for ever and would hide errors.
+    """The scale of seeded values. A freshly initialised GPT-2 repeats one token, which would hide errors.
 
-    Biases and norms are random too, and blocks and positions weigh enough that every one of them changes the tokens.
+    Here biases and norms are random too, and every block and position has enough weight to change the tokens.
     """
     is_weight = name.endswith(".weight")
     if ".ln_" in f".{name}":
@@ -93,7 +93,7 @@ def _seeded_scale(name: str, architecture: Architecture) -> tuple[float, float]:
 
 
 def _block_vectors(architecture: Architecture, num_heads: int, num_kv_heads: int, num_columns: int) -> int:
-    """Biases of Q, K, V and of the MLP's columns; whole, those of both projections and two norms."""
+    """Weights of the biases of Q, K, V and the MLP's columns, and of the whole projections' biases and two norms."""
     return (num_heads + 2 * num_kv_heads) * architecture.head_size + num_columns + 6 * architecture.hidden_size
 
 

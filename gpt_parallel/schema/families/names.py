@@ -1,4 +1,4 @@
-"""Hugging Face's configuration names of each family, in the vocabulary of `Architecture`."""
+"""Maps the configuration names of model families to the fields of `Architecture`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,5 +15,5 @@ GPT2_NAMES = {
 
 
 def in_our_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with every family's names replaced; a name that is ours already stays."""
+    """The fields under `Architecture`'s names; other names are kept."""
     return {GPT2_NAMES.get(name, name): value for name, value in fields.items()}

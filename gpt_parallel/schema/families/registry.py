@@ -1,4 +1,4 @@
-"""The model families that can be run."""
+"""The registry of supported model families."""
 
 from functools import lru_cache
 
@@ -15,5 +15,5 @@ def family_of(architecture: Architecture) -> Family:
 
 @lru_cache(maxsize=16)
 def tensor_shapes(architecture: Architecture) -> Shapes:
-    """The stored tensors of an architecture, by name without prefix. Not to be changed: it is kept."""
+    """The stored tensors of an architecture, by name without prefix. The dictionary is cached: do not change it."""
     return family_of(architecture).tensor_shapes(architecture)

@@ -352,7 +352,7 @@ def test_command_prints_verdicts_and_writes_junit(save, tmp_path):
         (("--threshold", "nan"), "must be a percentage such as 5%"),
         *((("--threshold", bare), "must be a percentage such as 5%") for bare in ("5", "3", "1")),
         (("--case", "*=5"), "--case '5': must be a percentage such as 5%"),
-        (("--case", "8gpu=10%"), "--case '8gpu': no case is called so"),
+        (("--case", "8gpu=10%"), "--case '8gpu' matches no case"),
         (("--case", "4gpu"), "must look like PATTERN=10%"),
         (("--format", "xml"), "allowed are text, github"),
         (("--junit", "absent/gate.xml"), "cannot be written"),
