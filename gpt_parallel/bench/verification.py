@@ -3,7 +3,7 @@
 Tokens equal: `exact`. If tokens of a request differ, the judge scores them teacher-forced, and each must be within
 tolerance of the best: `tie`. In both cases the run's log-probabilities must equal the reference's within tolerance, and
 their root mean square difference must be within a stricter limit, which rounding meets and a small error throughout
-does not. A timed round with other tokens than the recorded pass is scored in the same way. Everything else is `mismatch`.
+does not. A timed round with other tokens than the recorded pass is scored in the same way. All else is `mismatch`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
