@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import cuda_devices
+from tests.support.processes import USERS_SERVER, WARM_SERVER
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 USERS_OWN = "GPT_PARALLEL_TEST_VISIBLE_DEVICES"  # what the user had that say, or "all"; pytest-xdist hands it on
@@ -18,6 +20,8 @@ USERS_OWN = "GPT_PARALLEL_TEST_VISIBLE_DEVICES"  # what the user had that say, o
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 os.environ.setdefault(USERS_OWN, os.environ.get(VISIBLE, "all"))
 os.environ[VISIBLE] = ""
+
+fork_server.SERVER = WARM_SERVER
 
 
 def pytest_configure(config):
@@ -28,14 +32,17 @@ def pytest_configure(config):
 
 @contextmanager
 def _users_gpus():
-    """With the GPUs that the user lets us see."""
+    """With the GPUs that the user lets us see, and ranks forked from what a user's are forked from."""
     cuda_devices.cache_clear()
+    fork_server.stop()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fork_server, "SERVER", USERS_SERVER)
         if os.environ[USERS_OWN] == "all":
             patch.delenv(VISIBLE)
         else:
             patch.setenv(VISIBLE, os.environ[USERS_OWN])
         yield
+    fork_server.stop()
     cuda_devices.cache_clear()
 
 

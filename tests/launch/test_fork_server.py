@@ -15,6 +15,8 @@ from gpt_parallel.launch.failure import LaunchError
 from tests.support.paths import ROOT
 from tests.support.processes import environment
 
+pytestmark = pytest.mark.usefixtures("users_server")
+
 SCRIPT = """
 import os, sys
 from pathlib import Path

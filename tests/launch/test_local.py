@@ -13,6 +13,8 @@ from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.run_directory import run_directory
 from tests.support import mutants
 
+pytestmark = pytest.mark.usefixtures("users_server")
+
 
 def test_a_failed_run_s_logs_are_kept(make_suite, tmp_path):
     suite = make_suite("load:1:raise", log_dir=str(tmp_path / "logs"))

@@ -12,6 +12,9 @@ from gpt_parallel.launch import fork_server
 MARK = "GPT_PARALLEL_TEST_PROCESS"  # in the environment of all that this process starts
 os.environ[MARK] = secrets.token_hex(8)
 
+USERS_SERVER = fork_server.SERVER
+WARM_SERVER = "tests.support.warm_server"
+
 
 def environment(**changes):
     """The user's environment without pytest's own variables: inside a pytest-xdist worker nothing would be timed.
@@ -34,7 +37,8 @@ def ranks_alive():
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_ours = process.environ().get(MARK) == os.environ[MARK]
-            is_rank = "gpt_parallel.engine" in " ".join(process.cmdline())
+            command = " ".join(process.cmdline())
+            is_rank = "gpt_parallel.engine" in command or WARM_SERVER in command
             if is_ours and is_rank and (server is None or process.pid != server.pid):
                 found.append(process)
     return found
