@@ -20,6 +20,7 @@ from gpt_parallel.bench.ab import AbBlock, judge
 from gpt_parallel.cli import app
 from gpt_parallel.report.compare.verdicts import Rules, Verdict
 from gpt_parallel.report.saved_run import load_run
+from tests.support import warm
 from tests.support.factories import bench, document, stats, summary
 from tests.support.processes import environment, heed_ctrl_c
 
@@ -92,14 +93,7 @@ def command(*arguments):
 
 
 def run_ab(repository, *arguments):
-    return subprocess.run(
-        [*command(*arguments), "--", "test_case.py"],
-        cwd=repository,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    return warm.run([*command(*arguments), "--", "test_case.py"], cwd=repository, env=environment())
 
 
 def untouched(repository):
@@ -147,7 +141,7 @@ def test_a_case_that_does_not_run_at_one_commit_is_no_pass(repository):
     ],
 )
 def test_wrong_usage_is_said_and_leaves_nothing(arguments, message, repository):
-    done = subprocess.run(command(*arguments), cwd=repository, capture_output=True, text=True, timeout=100)
+    done = warm.run(command(*arguments), cwd=repository)
 
     assert done.returncode == 2
     assert message in done.stderr
@@ -156,7 +150,7 @@ def test_wrong_usage_is_said_and_leaves_nothing(arguments, message, repository):
 
 
 def test_outside_a_repository_is_said(tmp_path):
-    done = subprocess.run(command("a", "b"), cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = warm.run(command("a", "b"), cwd=tmp_path)
 
     assert done.returncode == 2
     assert "not a git repository" in done.stderr

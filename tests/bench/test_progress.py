@@ -3,18 +3,17 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 
 import pytest
 
 from gpt_parallel.bench.progress import CaseProgress
+from tests.support import warm
 from tests.support.factories import run_spec
 from tests.support.paths import ROOT
 from tests.support.processes import environment
 
 COMMAND = (
-    *(sys.executable, "-m", "pytest", "benchmarks", "-k", "1gpu", "-p", "no:cacheprovider", "--gpt-no-report"),
+    *(warm.PYTEST, "benchmarks", "-k", "1gpu", "-p", "no:cacheprovider", "--gpt-no-report"),
     *("--gpt-preset", "smoke", "--gpt-device", "cpu", "--gpt-num-iterations", "2"),
 )
 
@@ -69,9 +68,8 @@ def test_another_launch_has_a_first_round_and_a_rate_of_its_own(monkeypatch):
 def on_a_terminal(*arguments):
     """What pytest writes when its output is a terminal."""
     leader, follower = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, *arguments], cwd=ROOT, env=environment(TERM="xterm", COLUMNS="120"), stdout=follower, stderr=follower
-    ) as process:
+    variables = environment(TERM="xterm", COLUMNS="120")
+    with warm.Command([*COMMAND, *arguments], env=variables, output=follower, merged=True) as process:
         os.close(follower)
         written = b""
         while True:
@@ -81,6 +79,7 @@ def on_a_terminal(*arguments):
                 break
             written += data
         os.close(leader)
+        process.wait(30)
     assert process.returncode == 0, written.decode(errors="replace")
     return written.decode(errors="replace")
 
@@ -97,7 +96,7 @@ def test_on_a_terminal_the_line_is_taken_back_and_the_dots_stay_whole(arguments)
 
 def test_a_log_has_a_line_per_phase_with_v_and_none_otherwise():
     def run(*arguments):
-        done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True)
+        done = warm.run([*COMMAND, *arguments], cwd=ROOT, env=environment())
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.splitlines()
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from gpt_parallel import load_result
+from tests.support import warm
 from tests.support.paths import ROOT
 from tests.support.processes import heed_ctrl_c
 
@@ -23,7 +24,7 @@ def command(*arguments):
 
 
 def run_cli(*arguments, cwd=None):
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=200)
+    return warm.run([warm.GPT_PARALLEL, *arguments], cwd=cwd)
 
 
 def test_run_with_ones_own_model_and_prompts(tiny_checkpoint, tmp_path):

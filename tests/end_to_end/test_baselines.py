@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import psutil
 import pytest
 
 from gpt_parallel.schema.run import ExecutionSpec, Request, WorkloadSpec
+from tests.support import warm
 from tests.support.factories import run_spec
 from tests.support.paths import ROOT
 from tests.support.processes import environment
@@ -102,17 +102,14 @@ def test_an_engine_that_ends_fails_alone_and_with_what_it_printed(take, name, pr
 
 
 def test_rows_of_engines_that_were_late_are_skipped_with_the_time(tmp_path):
-    done = subprocess.run(
+    done = warm.run(
         [
-            *(sys.executable, "-m", "pytest", str(BENCHMARKS / "test_baselines.py"), "-p", "no:cacheprovider", "-rs"),
+            *(warm.PYTEST, str(BENCHMARKS / "test_baselines.py"), "-p", "no:cacheprovider", "-rs"),
             *("--gpt-device", "cpu", "--gpt-preset", "smoke", "--gpt-report", str(tmp_path)),
             *("-k", "not ctranslate2", "--engine-deadline", "0.001"),
         ],
         cwd=BENCHMARKS.parent,
         env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from math import inf
 from pathlib import Path
@@ -24,6 +22,7 @@ from gpt_parallel.report.saved_run import ReportError, load_run
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.result import Figures, Verification
 from tests.cli.test_commands import SMOKE, run_cli
+from tests.support import warm
 from tests.support.factories import bench, document, summary
 from tests.support.halting import benchmarks, journal, run
 from tests.support.paths import ROOT
@@ -269,16 +268,13 @@ def test_a_mismatch_says_that_it_was_asked_for(make_suite):
 
 def run_pytest(directory, *arguments):
     options = ("--gpt-preset", "smoke", "--gpt-device", "cpu", "--gpt-num-iterations", "1", "-k", "tensor and 2gpu")
-    return subprocess.run(
+    return warm.run(
         [
-            *(sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", *options, *arguments),
+            *(warm.PYTEST, "benchmarks", "-p", "no:cacheprovider", *options, *arguments),
             *("--gpt-report", str(directory / "report"), "--benchmark-json", str(directory / "saved.json")),
         ],
         cwd=ROOT,
         env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
     )
 
 

@@ -1,8 +1,6 @@
 """Verification catches what can go wrong in a parallel engine, and a wrong run leaves no number."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -11,7 +9,7 @@ from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.bench.verifier import VerificationError
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.report.tables import render_table
-from tests.support import mutants
+from tests.support import mutants, warm
 from tests.support.paths import ROOT
 from tests.support.processes import environment
 
@@ -119,17 +117,14 @@ def test_a_mismatch_fails_the_case_and_saves_no_timing(tmp_path):
     saved = tmp_path / "saved.json"
     mutant = {mutants.VARIABLE: mutants.add_bias_on_every_rank.__name__, "PYTHONPATH": str(ROOT)}
 
-    done = subprocess.run(
+    done = warm.run(
         [
-            *(sys.executable, "-m", "pytest", "benchmarks", "-k", "2gpu", "--gpt-preset", "smoke", "--gpt-no-report"),
+            *(warm.PYTEST, "benchmarks", "-k", "2gpu", "--gpt-preset", "smoke", "--gpt-no-report"),
             *("--gpt-num-iterations", "1", "--benchmark-json", str(saved)),
             *("-p", "tests.support.mutants", "-p", "no:cacheprovider"),
         ],
         cwd=ROOT,
         env=environment(**mutant),
-        capture_output=True,
-        text=True,
-        timeout=200,
     )
 
     assert done.returncode == 1, done.stdout + done.stderr

@@ -5,14 +5,12 @@ in docs/design.md.
 """
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.inputs.settings import make_settings
-from tests.support import mutants
+from tests.support import mutants, warm
 from tests.support.paths import ROOT
 from tests.support.processes import environment
 
@@ -37,17 +35,14 @@ MISTAKES = [
 def test_a_mistake_of_every_layout_fails_the_smoke_preset(mutant, options):
     variables = {mutants.VARIABLE: mutant.__name__, "PYTHONPATH": str(ROOT)}
 
-    done = subprocess.run(
+    done = warm.run(
         [
-            *(sys.executable, "-m", "pytest", "benchmarks", "-k", "1gpu", "--gpt-preset", "smoke", "--gpt-device=cpu"),
+            *(warm.PYTEST, "benchmarks", "-k", "1gpu", "--gpt-preset", "smoke", "--gpt-device=cpu"),
             *("--gpt-num-iterations=1", "--gpt-no-report"),
             *("-p", "tests.support.mutants", "-p", "no:cacheprovider", *options),
         ],
         cwd=ROOT,
         env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=200,
     )
 
     assert done.returncode == 1, done.stdout + done.stderr

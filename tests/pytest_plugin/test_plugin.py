@@ -11,6 +11,7 @@ from gpt_parallel.bench.suite import Suite
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.pytest_plugin.session_keeper import weights_notes
 from gpt_parallel.pytest_plugin.timing import measured_clock, replay_rounds
+from tests.support import warm
 from tests.support.paths import ROOT
 from tests.support.processes import environment
 
@@ -31,14 +32,7 @@ CASES = [
 
 
 def run_pytest(*arguments, cwd=ROOT, where=str(ROOT / "benchmarks"), **variables):
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", where, *OPTIONS, *arguments],
-        cwd=cwd,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    return warm.run([warm.PYTEST, where, *OPTIONS, *arguments], cwd=cwd, env=environment(**variables))
 
 
 def collected(*arguments):
@@ -49,7 +43,14 @@ def collected(*arguments):
 def test_collects_the_nine_cases_and_imports_no_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
 
-    done = run_pytest("--collect-only", "-q", PYTHONPATH=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "benchmarks", *OPTIONS, "--collect-only", "-q"],
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
     assert done.returncode == 0, done.stderr
     assert [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line] == CASES
@@ -148,14 +149,11 @@ def test_parallel_timing_is_refused_and_parallel_verification_is_not(tmp_path):
     assert "cases cannot be timed side by side with pytest-xdist" in refused.stderr
 
     options = [option for option in OPTIONS if option != "--gpt-no-report"]
-    command = [sys.executable, "-m", "pytest", "benchmarks", *options, "--gpt-preset", "smoke", "-n", "2"]
-    verified = subprocess.run(
+    command = [warm.PYTEST, "benchmarks", *options, "--gpt-preset", "smoke", "-n", "2"]
+    verified = warm.run(
         [*command, "-k", "pure and not 4gpu", "--benchmark-disable", "--gpt-report", str(tmp_path / "r")],
         cwd=ROOT,
         env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
     )
 
     assert verified.returncode == 0, verified.stdout + verified.stderr
@@ -285,16 +283,13 @@ def reported_run(tmp_path_factory):
         "    pytest.skip('not today')\n"
     )
     options = [option for option in OPTIONS if option != "--gpt-no-report"]
-    done = subprocess.run(
+    done = warm.run(
         [
-            *(sys.executable, "-m", "pytest", "test_mine.py", *options, "--gpt-preset", "smoke"),
+            *(warm.PYTEST, "test_mine.py", *options, "--gpt-preset", "smoke"),
             *("--gpt-launches", "2", "--gpt-num-iterations", "2", "--benchmark-json", "run.json"),
         ],
         cwd=directory,
         env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     return directory, done.stdout
@@ -342,16 +337,13 @@ def test_no_report_where_none_is_wanted(saved_run):
 
 
 def test_other_engines_stand_beside_ours_in_table_and_report(tmp_path):
-    done = subprocess.run(
+    done = warm.run(
         [
-            *(sys.executable, "-m", "pytest", str(ROOT / "benchmarks" / "test_baselines.py"), "-p", "no:cacheprovider"),
+            *(warm.PYTEST, str(ROOT / "benchmarks" / "test_baselines.py"), "-p", "no:cacheprovider"),
             *("--gpt-device", "cpu", "--gpt-preset", "smoke", "--gpt-report", str(tmp_path)),
         ],
         cwd=ROOT,
         env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from tests.support import warm
 from tests.support.mutants import HALT, PHASE, VARIABLE
 from tests.support.paths import ROOT
 from tests.support.processes import environment, heed_ctrl_c
@@ -21,6 +22,7 @@ from tests.support.processes import environment, heed_ctrl_c
 SMOKE = ("--gpt-preset", "smoke", "--gpt-device", "cpu", "--gpt-num-iterations", "1")
 LIMITED = "GPT_PARALLEL_TEST_LIMITED"  # "PART OF A CASE'S NAME:SECONDS:METHOD"
 _DEADLINE_S = 180
+_CHARTLESS = ("-p", "tests.support.without_charts")
 
 
 def pytest_collection_modifyitems(items):
@@ -37,9 +39,16 @@ def benchmarks(directory, *arguments):
 
 
 def run(command, **variables):
+    """A session warm and without charts, whatever else cold."""
+    if _is_session(command):
+        return warm.run([*command, *_CHARTLESS], cwd=ROOT, env=environment(**variables), timeout=_DEADLINE_S)
     return subprocess.run(
         command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=_DEADLINE_S
     )
+
+
+def _is_session(command):
+    return command[:3] == [sys.executable, "-m", "pytest"]
 
 
 class Halting:
@@ -75,21 +84,20 @@ def halting(command, phase, tmp_path, **variables):
     os.mkfifo(path)
     pipe = os.open(path, os.O_RDWR)
     mutant = {VARIABLE: "halt_in_a_phase", PHASE: phase, HALT: str(path), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(**mutant, **variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    )
-    try:
-        yield Halting(process, pipe)
-    finally:
-        os.close(pipe)
-        process.kill()
-        process.communicate()
+    with _start(command, environment(**mutant, **variables)) as process:
+        try:
+            yield Halting(process, pipe)
+        finally:
+            os.close(pipe)
+            process.kill()
+            process.communicate()
+
+
+def _start(command, variables):
+    if _is_session(command):
+        return warm.Command([*command, *_CHARTLESS], env=variables, merged=True)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=variables, preexec_fn=heed_ctrl_c, **streams)
 
 
 def journal(directory):

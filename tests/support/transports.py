@@ -1,6 +1,7 @@
 """Ranks that only talk: `python -m tests.support.transports SCENARIO BACKEND PP TP RANK RENDEZVOUS COUNT SEED`.
 
-Each prints what it found as JSON. `run_ranks` starts them all and returns it.
+Each prints what it found as JSON. `run_ranks` starts them all and returns it. They start warm, but where a test speaks
+with them.
 """
 
 import json
@@ -11,27 +12,24 @@ import subprocess
 import sys
 import time
 
+from tests.support import warm
 from tests.support.paths import ROOT
 
 KINDS = ("float32", "bfloat16", "int64")
 
 
-def start_ranks(scenario, backend, pp, tp, directory, count, seed=0):
+def start_ranks(scenario, backend, pp, tp, directory, count, seed=0, *, with_pipes=False):
     cores = sorted(os.sched_getaffinity(0))
     ranks = []
     for rank in range(pp * tp):
         arguments = [scenario, backend, pp, tp, rank, directory / "rendezvous", count, seed, cores[rank % len(cores)]]
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.support.transports", *map(str, arguments)],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-                stdin=subprocess.PIPE,  # stays open, whatever this process reads from
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        command = [sys.executable, "-m", "tests.support.transports", *map(str, arguments)]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        if with_pipes:
+            ranks.append(subprocess.Popen(command, cwd=ROOT, env=variables, text=True, **streams))
+        else:
+            ranks.append(warm.Command(command, env=variables))
     return ranks
 
 

@@ -29,7 +29,7 @@ def test_three_stages_and_three_shards_are_right(tmp_path):
 
 
 def test_a_killed_peer_is_noticed_soon(tmp_path):
-    waiting, killed = ranks = start_ranks("leave", "shm", 1, 2, tmp_path, 10)
+    waiting, killed = ranks = start_ranks("leave", "shm", 1, 2, tmp_path, 10, with_pipes=True)
     try:
         assert [rank.stdout.readline() for rank in ranks] == ["ready\n"] * 2
         killed.send_signal(signal.SIGKILL)
