@@ -5,6 +5,7 @@ test sees any, so that it tests the same everywhere; those that fake GPUs make t
 """
 
 import os
+import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(240))
 
 
+def pytest_collection_finish():
+    """Models here are so small that more threads only wait for each other."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def make_tiny_checkpoint():
     """make(directory, ...) saves a small random GPT-2 there, as transformers does, and returns the directory."""
@@ -88,6 +95,7 @@ def make_tiny_checkpoint():
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel
 
+        torch.set_num_threads(1)
         config = GPT2Config(
             n_layer=n_layer,
             n_head=n_head,

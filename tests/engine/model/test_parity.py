@@ -1,6 +1,7 @@
 """One device against transformers: the reference that every layout is held to is itself held to `generate`."""
 
 import random
+from functools import cache
 
 import pytest
 import torch
@@ -67,13 +68,20 @@ def generate_with_transformers(directory, requests):
     return outputs
 
 
-@pytest.mark.parametrize("linear", ["plain", "packed"])
-@pytest.mark.parametrize("seed", range(10))
-def test_greedy_tokens_equal_transformers(tiny_checkpoint, seed, linear):
-    """Random shapes, prompts and numbers of new tokens unequal within a batch, a last batch that is not full."""
+@pytest.fixture(scope="module")
+def workload(make_tiny_checkpoint, tmp_path_factory):
+    """workload(seed) is a checkpoint, requests, a batch size, and transformers' tokens.
+
+    Random shapes, prompts and numbers of new tokens unequal within a batch, a last batch that is not full.
+    """
+    return cache(lambda seed: make_workload(make_tiny_checkpoint, tmp_path_factory.mktemp("model"), seed))
+
+
+def make_workload(make_tiny_checkpoint, directory, seed):
     choose = random.Random(seed)
     vocab_size = choose.randint(50, 300)
-    directory = tiny_checkpoint(
+    make_tiny_checkpoint(
+        directory,
         n_layer=choose.randint(1, 6),
         n_head=choose.randint(1, 7),
         head_size=choose.choice([8, 16, 24, 40, 64]),
@@ -89,13 +97,19 @@ def test_greedy_tokens_equal_transformers(tiny_checkpoint, seed, linear):
         )
         for index in range(7)
     )
+    return directory, requests, choose.randint(1, 5), generate_with_transformers(directory, requests)
 
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("linear", ["plain", "packed"])
+def test_greedy_tokens_equal_transformers(workload, seed, linear):
     if linear == "packed" and not can_pack(torch.float32, CPU):
         pytest.skip("this build of torch has no packed products")
+    directory, requests, batch_size, expected = workload(seed)
 
-    ours = generate_here(directory, requests, choose.randint(1, 5), linear)
+    ours = generate_here(directory, requests, batch_size, linear)
 
-    assert ours == generate_with_transformers(directory, requests)
+    assert ours == expected
     assert len({token for tokens in ours.values() for token in tokens}) > 5, "the model must not repeat itself"
 
 
