@@ -226,7 +226,7 @@ def test_the_names_in_a_model_are_no_secrets(user):
 
     redacted = redact_tree({"rounds": (report,)})
 
-    assert redacted == {"***": (report.model_copy(update={"device_name": "***"}),)}
+    assert redacted == {"***": (report.placed(device_name="***"),)}
 
 
 def test_what_is_logged_is_redacted_for_every_handler(user, caplog):
