@@ -1,1 +1,1 @@
-"""What knows nothing of models or ranks: errors, files, escaping, redaction, signals, this host."""
+"""Helpers that know nothing of models or ranks: errors, files, escaping, redaction, signals, this host."""

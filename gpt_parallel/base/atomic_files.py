@@ -1,6 +1,7 @@
-"""Files that are all there before the first changes: a disk that is full at the third leaves all of them as they were.
+"""Writes a set of files so that a failure, such as a full disk, leaves all the old files unchanged.
 
-They take their names one after the other, each whole. A crash between two of these leaves some of them new.
+All contents are written under temporary names first; then each file is renamed into place. A crash between two renames
+leaves some files new and the others old.
 """
 
 import errno
@@ -11,16 +12,16 @@ from pathlib import Path
 
 
 class StagedFiles:
-    """Enter it, `write` files, and they take their names when the block ends well; else nothing has changed."""
+    """A set of files that are renamed into place when the `with` block succeeds; if it raises, nothing has changed."""
 
     def __init__(self) -> None:
         self._staged: dict[Path, Path] = {}
         self._to_remove: list[Path] = []
 
     def write(self, path: Path, content: str | bytes | Iterable[str]) -> Path:
-        """On disk under a name of its own when this returns, which is that name; raises OSError.
+        """Write a file to disk under a temporary name and return that name. Raises OSError.
 
-        The content may come in pieces; its directory is made if need be. A link is replaced, not followed.
+        The content may be given in pieces; missing directories are created. A link is replaced, not followed.
         """
         if path.exists() and not path.is_file() and not path.is_dir():
             raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
@@ -35,7 +36,7 @@ class StagedFiles:
         return temporary
 
     def remove(self, path: Path) -> None:
-        """Have an old file go, unless it is written anew."""
+        """Delete an old file on commit, unless it is also written."""
         self._to_remove.append(path)
 
     @property
@@ -62,6 +63,6 @@ class StagedFiles:
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Readers see the file's old content or the new, never a part. Raises OSError."""
+    """Replace a file's content in one step: readers see the old content or the new, never a part. Raises OSError."""
     with StagedFiles() as staged:
         staged.write(path, content)

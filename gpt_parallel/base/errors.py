@@ -1,4 +1,4 @@
-"""What the user got wrong: the error that says so, and how its messages quote values that anybody may have written."""
+"""The error for user mistakes, and how its messages quote untrusted values."""
 
 import reprlib
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from functools import lru_cache
 
 from pydantic import BaseModel, ValidationError
 
-MAX_PROBLEMS = 20  # as many mistakes of a file are told; the rest is counted
+MAX_PROBLEMS = 20  # mistakes listed per file; the others are only counted
 
 
 class SpecError(ValueError):
-    """What the user asked for cannot be run. `problems` has one plain sentence per mistake."""
+    """A user mistake that prevents a run. `problems` has one plain sentence per mistake."""
 
     def __init__(self, problems: str | list[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else problems
@@ -19,9 +19,9 @@ class SpecError(ValueError):
 
     @classmethod
     def from_validation(cls, error: ValidationError, prefix: str = "", keys: Iterable[str] = ()) -> "SpecError":
-        """The wrong fields of a pydantic error, each with its value and what is allowed.
+        """Convert a pydantic error: one problem for each wrong field, with its value and the allowed ones.
 
-        `keys` are those that a flat document may have.
+        `keys`: the allowed keys of a flat document, for the message about an unknown one.
         """
         items = error.errors(include_url=False)
         problems = []
@@ -39,45 +39,45 @@ class SpecError(ValueError):
 
 
 def refuse(problems: list[str]) -> None:
-    """Raise SpecError with the first of the problems, if there are any, and how many more there are."""
+    """Raise SpecError if there are problems: the first MAX_PROBLEMS of them, and the number of the others."""
     more = [f"… and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
     if problems:
         raise SpecError(problems[:MAX_PROBLEMS] + more)
 
 
-@lru_cache(maxsize=256)  # a file may have the same one on every line
+@lru_cache(maxsize=256)  # a file may repeat the same unknown key on every line
 def unknown_key(name: str, allowed: tuple[str, ...]) -> str:
-    """What a message says of a key that is not there, with the one that was probably meant."""
+    """The message for an unknown key: the key that was probably meant, or all allowed ones."""
     nearest = get_close_matches(name, allowed, n=1)
     return f"unknown key; did you mean {nearest[0]!r}?" if nearest else f"unknown key; allowed: {', '.join(allowed)}"
 
 
 def why_no_directory(error: OSError) -> str:
-    """Why a directory cannot be made or written into."""
+    """The reason why a directory cannot be created or written into."""
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a file is where it would be"
+        return "a file is in its place"
     return error.strerror or str(error)
 
 
 def quoted(value: object) -> str:
-    """A value as messages quote it: short whatever it holds."""
+    """A value as messages quote it, of bounded length."""
     return _SHORT.repr(value)
 
 
 def shorten(text: str) -> str:
-    """A text as messages quote it without quotation marks."""
+    """A text as messages quote it without quotation marks, cut if it is long."""
     return text if len(text) <= 120 else f"{text[:100]}…"
 
 
 class _Short(reprlib.Repr):
-    """Bounds what a hostile document can make of a message: its own length, levels and digits."""
+    """Bounds the length, nesting and digits that a hostile document can put into a message."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 80, 80, 60
 
     def repr_int(self, x: int, level: int) -> str:
-        if x.bit_length() > 1024:  # Python refuses to write long ones
+        if x.bit_length() > 1024:  # Python refuses to convert long ones to text
             return f"a number of {x.bit_length()} bits"
         return super().repr_int(x, level)
 

@@ -1,4 +1,4 @@
-"""What a run's watcher and ranks on other machines agree on."""
+"""Identifies this host's boot, clock and process numbers, which a run's watcher compares with those of its ranks."""
 
 import os
 import platform
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 def boot_id() -> str:
-    """This boot of this machine; empty where the system does not tell."""
+    """An identifier of this machine's current boot; empty where the system has none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return ""
 
 
 def clock_id() -> str:
-    """Of the clock that `time.monotonic` reads: processes of one boot and one time namespace share it."""
+    """An identifier of the clock behind `time.monotonic`, shared by processes of one boot and time namespace."""
     return _namespace("time")
 
 
 def pid_space() -> str:
-    """Of the numbers that processes have: those of one boot and one process namespace can signal each other by them."""
+    """An identifier of the process numbering: processes of one boot and pid namespace can signal each other by pid."""
     return _namespace("pid")
 
 
@@ -31,7 +31,7 @@ def _namespace(kind: str) -> str:
 
 
 def keep_alive(connected: socket.socket) -> None:
-    """Have a cut line noticed within about ten seconds, and small messages sent at once."""
+    """Configure a socket to detect a lost connection within about ten seconds and to send small messages at once."""
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 10_000)):

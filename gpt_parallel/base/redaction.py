@@ -1,7 +1,7 @@
-"""Keeps secrets and the user's home directory out of results, logs and reports, which people hand around.
+"""Keeps secrets and the user's home directory out of results, logs and reports, which are often shared.
 
-What is secret is told by the environment (values of variables with names such as HF_TOKEN, passwords in URLs, the hub's
-token file) and by well-known shapes. A text is redacted where it leaves the process, not where it is made.
+Secrets are found in the environment (values of variables with names such as HF_TOKEN, passwords in URLs, the hub's
+token file) or recognised by well-known shapes. A text is redacted where it leaves the process, not where it is created.
 """
 
 import json
@@ -23,7 +23,7 @@ from gpt_parallel.base.untrusted_files import read_whole
 Value = TypeVar("Value")
 
 _HIDDEN = "***"
-_MIN_LENGTH = 6  # shorter values are words of every text
+_MIN_LENGTH = 6  # shorter values occur in ordinary text
 _MAX_TOKEN_FILE_BYTES = 4096
 
 _SECRET_NAME = re.compile(
@@ -31,14 +31,14 @@ _SECRET_NAME = re.compile(
     r"|(?:ACCESS|ACCOUNT|ENCRYPTION|LICENSE|MASTER|PRIVATE|SIGNING)_?KEY"
     r"|(?:^|_)(?:AUTH|COOKIE|PASS|PAT|BEARER)(?:_|$)|_PWD$"
 )
-_NOT_SECRET_NAME = re.compile(r"_(?:PATH|FILE|DIR|DIRECTORY|HOME|SOCK|LIMIT|MODE|TYPE)$")  # where, not what
+_NOT_SECRET_NAME = re.compile(r"_(?:PATH|FILE|DIR|DIRECTORY|HOME|SOCK|LIMIT|MODE|TYPE)$")  # a location, not a secret
 _PASSWORD_IN_URL = re.compile(r"://[^\s/?#@:]*:([^\s/?#]+)@")
 
-# Without a boundary a text of many beginnings is read to its end from each of them.
+# Without this boundary, a text with many beginnings would be scanned to its end from each of them.
 _BEGINS = r"(?:(?<![A-Za-z0-9_-]eyJ)|(?<=\\[nrt]eyJ))"
 _KEY, _OF_KEYS = r"(?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?", r"[A-Za-z0-9+/=:,\s\\]"
 
-# A list of alternatives that all begin with fixed characters: re then looks for these before it tries any.
+# All alternatives begin with fixed characters, for which `re` searches before it tries any of them.
 _SHAPES = (
     r"hf_[A-Za-z0-9]{16,}",
     r"gh[opsur]_[A-Za-z0-9]{20,}",
@@ -49,7 +49,7 @@ _SHAPES = (
     r"A(?:KIA|SIA)[A-Z0-9]{16}",
     r"AIza[A-Za-z0-9_-]{35}",
     rf"eyJ{_BEGINS}[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]{{8,}}(?:\.[A-Za-z0-9_-]*)?",
-    # As far as there is a key: its end may have been cut off.
+    # The END line is optional: it may have been cut off.
     rf"-----BEGIN {_KEY}-----{_OF_KEYS}*(?:-{_OF_KEYS}+)*(?:-----END {_KEY}-----)?",
 )
 _KEPT_SHAPES = (
@@ -58,28 +58,28 @@ _KEPT_SHAPES = (
     r"(?P<url>://)[^\s/?#\"'<>\\]+@",
 )
 
-# A home directory is one where a path begins, as a whole or as the beginning: /home/me and /home/me/x, not /home/me2,
-# /home/me.old or /mnt/home/me. A path begins behind an escaped line break, too, and behind a compiler's -I and -L.
+# A home directory counts only where a path begins, as the whole path or its beginning: /home/me and /home/me/x, not
+# /home/me2, /home/me.old or /mnt/home/me. A path also begins after an escaped line break and a compiler's -I and -L.
 _PATH_BEGINS = r"(?:(?<![\w.+@~-]/)|(?<=\\[nrt]/)|(?<=-[IL]/))"
 _NAME_ENDS = r"(?![\w+@~-]|\.\w)"
 
 
 def redact(text: str) -> str:
-    """The text with `***` for what is secret and `~` for the home directory. What is redacted stays as it is."""
+    """Replace secrets by `***` and the home directory by `~`. A redacted text does not change any more."""
     return _apply(_current_pattern(), text)
 
 
 def redact_tree(value: Value) -> Value:
-    """The same for every text in lists, tuples, mappings (their keys too) and pydantic models.
+    """Redact every text in lists, tuples, mappings (keys included) and pydantic models.
 
-    A model's literals and the keys of its mappings are left alone: our own words are no secrets, whatever a variable
-    holds.
+    A model's literals and the keys of its mappings stay: they are this package's own words and no secrets, even where a
+    variable has the same value.
     """
     return _tree(_current_pattern(), value)
 
 
 def redact_log() -> None:
-    """From now on, what the package logs is redacted before any handler sees it."""
+    """Redact all further log records of the package before any handler sees them."""
     logging.getLogger("gpt_parallel").addFilter(_redact_record)
 
 
@@ -89,8 +89,8 @@ def _redact_record(record: logging.LogRecord) -> bool:
 
 
 def _apply(pattern: re.Pattern[str], text: str) -> str:
-    # What is left of one secret may complete another. It ends: a change leaves fewer characters that are no stars, a
-    # shorter text, or three stars for fewer.
+    # The remains of one secret may complete another. The loop ends: each change leaves fewer characters other than
+    # stars, a shorter text, or three stars in place of fewer.
     while (changed := pattern.sub(_replace, text)) != text:
         text = changed
     return text
@@ -137,7 +137,7 @@ def _current_pattern() -> re.Pattern[str]:
 @lru_cache(maxsize=4)
 def _pattern(variables: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
     environment = dict(variables)
-    # Longest first: of two that begin alike the shorter would leave the other's end.
+    # Longest first: a secret that is the beginning of another would leave the other's end.
     secrets = sorted({form for value in _secrets(environment) for form in _forms(value)}, key=lambda s: (-len(s), s))
     homes = sorted(_homes(environment), key=lambda s: (-len(s), s))
     alternatives = [*_KEPT_SHAPES, *map(re.escape, secrets), *_SHAPES]
@@ -158,7 +158,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _forms(secret: str) -> Iterable[str]:
-    """A secret as it is, and as Python, JSON and URLs write it."""
+    """A secret as it is, and as Python, JSON and URLs escape it."""
     secret = secret.strip()
     if len(secret) < _MIN_LENGTH or not secret.strip("*"):
         return ()
@@ -167,7 +167,7 @@ def _forms(secret: str) -> Iterable[str]:
 
 
 def _homes(environment: Mapping[str, str]) -> set[str]:
-    """The user's home directory under all its names."""
+    """All paths of the user's home directory."""
     homes = {environment.get("HOME", "")}
     with suppress(ImportError, KeyError, OSError):
         import pwd
@@ -180,7 +180,7 @@ def _homes(environment: Mapping[str, str]) -> set[str]:
 
 
 def _token_files(environment: Mapping[str, str]) -> Iterator[str]:
-    """Where the hub's client looks for its token."""
+    """The files in which the hub's client looks for its token."""
     if path := environment.get("HF_TOKEN_PATH"):
         yield path
     if home := environment.get("HF_HOME"):

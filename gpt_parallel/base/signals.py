@@ -1,4 +1,4 @@
-"""Ctrl-C: the first signal raises KeyboardInterrupt; later ones wait until ranks are stopped and files are kept."""
+"""Interrupts: the first signal raises KeyboardInterrupt; later ones are ignored while ranks stop and files are kept."""
 
 import atexit
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 IGNORE_S = 30.0  # enough to stop ranks and write files
 
-# What says "stop": Ctrl-C; a scheduler's time limit, a CI system's cancellation; a closed terminal.
+# Sent by Ctrl-C; by a scheduler's time limit or a CI system's cancellation; by a closed terminal.
 _DEFAULTS: dict[int, Any] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
@@ -21,7 +21,7 @@ _DEFAULTS: dict[int, Any] = {
 
 
 class _FirstInterrupt:
-    """Raises KeyboardInterrupt, and then ignores signals for IGNORE_S seconds."""
+    """A signal handler that raises KeyboardInterrupt and then ignores signals for IGNORE_S seconds."""
 
     def __init__(self) -> None:
         self.ignores_until = -math.inf
@@ -40,9 +40,9 @@ class _FirstInterrupt:
 
 
 def install_interrupt_handler() -> None:
-    """From now on the next Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt, and those soon after it do nothing.
+    """Make the next Ctrl-C, SIGTERM or SIGHUP raise KeyboardInterrupt, and ignore those that follow it closely.
 
-    A signal that somebody else handles or ignores is left to them.
+    A signal that already has another handler, or is ignored, is left as it is.
     """
     if _is_main_thread():
         handler = _FirstInterrupt()
@@ -52,23 +52,23 @@ def install_interrupt_handler() -> None:
 
 
 def ignore_interrupts_until_exit() -> None:
-    """Ignore signals while results are kept and the process ends, but for IGNORE_S seconds at most."""
+    """Ignore signals while results are saved and the process ends, for IGNORE_S seconds at most."""
     if _is_main_thread():
         for handler in filter(None, map(_ours, _DEFAULTS)):
             handler.ignore()
         atexit.unregister(_ignore_while_ending)
-        atexit.register(_ignore_while_ending)  # the last to register is the first to be called
+        atexit.register(_ignore_while_ending)  # the function registered last is called first
 
 
 def _ignore_while_ending() -> None:
-    """Python removes its handlers as it ends, and a signal's default action would change the exit code."""
+    """Ignore signals once Python removes its handlers at exit: their default action would change the exit code."""
     for number in _DEFAULTS:
         if (handler := _ours(number)) and handler.is_ignoring:
             signal.signal(number, signal.SIG_IGN)
 
 
 def restore_interrupt_handlers() -> None:
-    """Give the signals back to Python's own handlers, unless the process has just been interrupted."""
+    """Restore Python's own handlers, unless the process has just been interrupted."""
     if _is_main_thread():
         for number, default in _DEFAULTS.items():
             if (handler := _ours(number)) and not handler.is_ignoring:
@@ -89,15 +89,15 @@ _DELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals that would raise or end (Ctrl-C, a test's time limit) take effect when the block is left.
+    """Delay signals that would raise or end the process (Ctrl-C, a test's time limit) until the block is left.
 
-    By handlers and not by a mask: a mask is one thread's, and the kernel would give the signal to another.
+    This uses handlers, not a mask: a mask covers one thread, and the kernel would deliver the signal to another.
     """
     if not _is_main_thread():
-        yield  # Python raises in the main thread only
+        yield  # handlers run in the main thread only
         return
     held: list[int] = []
-    # A handler that is not Python's is left alone: it does not raise.
+    # None is a handler that is not Python's; it stays, because it does not raise.
     before = {number: handler for number in _DELAYED if (handler := signal.getsignal(number)) is not None}
     for number in before:
         signal.signal(number, lambda number, frame: held.append(number))

@@ -1,4 +1,4 @@
-"""Reads files that anybody may have made: regular ones, of a bounded size, and JSON that has one meaning only."""
+"""Reads untrusted files: regular files of bounded size, and JSON that has only one meaning."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from typing import Any
 
 from gpt_parallel.base.errors import SpecError, quoted
 
-MAX_DEPTH = 64  # levels of lists and objects; no document of ours has ten
+MAX_DEPTH = 64  # levels of lists and objects; this package's documents have fewer than ten
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 def read_whole(path: Path, max_bytes: int, what: str) -> bytes:
-    """A file's content. Raises SpecError for what is no regular file, which might never end, or is too large."""
-    problem = f"{what} {path}: larger than {_size(max_bytes)}, the most that is read"
+    """Read a file. Raises SpecError if it is not a regular file, whose reading might never end, or is too large."""
+    problem = f"{what} {path}: larger than {_size(max_bytes)}, the most allowed"
     try:
         with open(path, "rb", opener=_open) as stream:
             state = os.fstat(stream.fileno())
@@ -31,20 +31,20 @@ def read_whole(path: Path, max_bytes: int, what: str) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    """Without waiting for somebody to write into a named pipe."""
+    """Open a file without waiting for the writer of a named pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def kind(state: os.stat_result) -> str:
-    """What a file is that is not a regular one."""
+    """The kind of a file that is not regular."""
     return _KINDS.get(stat.S_IFMT(state.st_mode), "a device")
 
 
 def parse_json(raw: bytes, *, allow_nan: bool = False) -> Any:
-    """The value of a JSON text in UTF-8. Raises ValueError, saying what is wrong with it.
+    """Parse a JSON text in UTF-8. Raises ValueError with the reason if it is not valid.
 
-    Stricter than `json.loads`, which takes the last of several equal keys and guesses encodings. NaN and infinities are
-    not JSON, but Python writes them.
+    Stricter than `json.loads`, which takes the last of several equal keys and guesses encodings. `allow_nan` accepts
+    NaN and infinities, which are not JSON but which Python writes.
     """
     try:
         value = json.loads(
@@ -66,13 +66,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"duplicate key {quoted(twice)}")
+        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"duplicate key {quoted(repeated)}")
     return value
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_depth(value: Any) -> None:

@@ -125,7 +125,7 @@ class Journal:
         """The content of the open file; another file may have its name by now."""
         size = os.fstat(self._file).st_size
         if size > MAX_BYTES:
-            raise SpecError(f"journal {self.path}: larger than {MAX_BYTES} bytes, the most that is read; {_START_OVER}")
+            raise SpecError(f"journal {self.path}: larger than {MAX_BYTES} bytes, the most allowed; {_START_OVER}")
         os.lseek(self._file, 0, os.SEEK_SET)
         with open(self._file, "rb", closefd=False) as stream:
             return stream.read(size)

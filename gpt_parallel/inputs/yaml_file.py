@@ -88,7 +88,7 @@ def _parse(path: Path) -> Any:
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
     """Refuses duplicate keys, of which YAML's own loader silently takes the last, and all aliases.
 
-    A few lines of aliases stand for a document of any size.
+    A few lines of aliases may expand to a document of any size.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:

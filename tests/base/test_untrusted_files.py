@@ -88,7 +88,7 @@ def test_a_file_of_the_allowed_size_is_read_whole(tmp_path):
     (tmp_path / "f").write_bytes(b"x" * 10)
 
     assert read_whole(tmp_path / "f", 10, "note") == b"x" * 10
-    with pytest.raises(SpecError, match=r"note .*: larger than 9 bytes, the most that is read"):
+    with pytest.raises(SpecError, match=r"note .*: larger than 9 bytes, the most allowed"):
         read_whole(tmp_path / "f", 9, "note")
 
 
@@ -97,8 +97,8 @@ def test_a_file_of_the_allowed_size_is_read_whole(tmp_path):
     [
         (b"", "not valid JSON, perhaps truncated"),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "duplicate key 'c'"),
-        (b"[NaN]", "NaN is not a number of JSON"),
-        (b"[-Infinity]", "-Infinity is not a number"),
+        (b"[NaN]", "NaN is not a JSON number"),
+        (b"[-Infinity]", "-Infinity is not a JSON number"),
         (b'"\xff"', "not valid UTF-8 at byte 2"),
         ('{"a": 1}'.encode("utf-16"), "not valid UTF-8 at byte 1"),
         (b"9" * 5000, "not valid JSON"),

@@ -247,7 +247,7 @@ def test_a_file_that_is_too_large_for_a_journal_is_not_read(path, monkeypatch):
     monkeypatch.setattr("gpt_parallel.bench.journal.MAX_BYTES", 100)
     path.write_bytes(b"x" * 101)
 
-    with pytest.raises(SpecError, match="larger than 100 bytes, the most that is read; move it away, or"):
+    with pytest.raises(SpecError, match="larger than 100 bytes, the most allowed; move it away, or"):
         open_journal(path, resume=True)
 
     assert path.stat().st_size == 101

@@ -215,7 +215,7 @@ def test_an_unwritable_output_directory_is_refused_before_the_run(output, tmp_pa
     )
 
     assert done.returncode == 2
-    assert "cannot be written (a file is where it would be)" in done.stderr
+    assert "cannot be written (a file is in its place)" in done.stderr
     assert "connect" not in done.stderr
 
 

@@ -199,7 +199,7 @@ def test_hostile_sizes_are_refused_at_once(tiny_checkpoint, entry, message):
         (b'{"a": 7}', "tensor 'a' has a malformed header entry"),
         (b'{"a": null}', "malformed header entry"),
         (b'{"a\\u001b[2J\\u0000": 7}', "tensor 'a\\x1b[2J\\x00' has a malformed"),
-        (b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 0]}}', "NaN is not a number of JSON"),
+        (b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 0]}}', "NaN is not a JSON number"),
         (b'{"a": {"dtype": "F32", "shape": [' + b"9" * 5000 + b"]}}", "not valid JSON"),
     ],
 )
@@ -324,7 +324,7 @@ def test_hostile_configurations(tiny_checkpoint, changes, message):
         (b'{"model_type": "gpt2", "n_layer": 1, "n_layer": 2}', "duplicate key 'n_layer'"),
         (b'{"model_type": "gpt2\xff"}', "not valid UTF-8"),
         (b'{"a":' * 100_000, "nested deeper than 64 levels"),
-        (b'{"model_type": "gpt2"}' + b" " * (100 << 20), "larger than 1 MiB, the most that is read"),
+        (b'{"model_type": "gpt2"}' + b" " * (100 << 20), "larger than 1 MiB, the most allowed"),
     ],
 )
 def test_configurations_that_are_none(tmp_path, content, message):

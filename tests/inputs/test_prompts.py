@@ -75,7 +75,7 @@ def test_reads_text_and_ids(write):
         ('{"prompt": "x"', "not valid JSON"),
         (b'{"prompt": "\xff"}', "not valid UTF-8 at byte 13"),
         ('{"prompt": "x"}'.encode("utf-16"), "not valid UTF-8 at byte 1"),
-        ('{"prompt": "x", "max_length": NaN}', "NaN is not a number of JSON"),
+        ('{"prompt": "x", "max_length": NaN}', "NaN is not a JSON number"),
         ('{"prompt": "x", "max_length": true}', "max_length = True: Input should be a valid integer"),
         ('{"prompt": "x", "max_length": "5"}', "max_length = '5': Input should be a valid integer"),
         ('{"prompt": "x", "max_length": 5.0}', "max_length = 5.0: Input should be a valid integer"),
@@ -148,7 +148,7 @@ def test_a_file_that_is_too_large_is_not_read(write):
     with path.open("r+b") as stream:
         stream.truncate(MAX_FILE_BYTES + 1)
 
-    with pytest.raises(SpecError, match=r"prompts\.jsonl: larger than 64 MiB, the most that is read"):
+    with pytest.raises(SpecError, match=r"prompts\.jsonl: larger than 64 MiB, the most allowed"):
         read_prompts(path)
 
 

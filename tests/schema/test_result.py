@@ -110,7 +110,7 @@ def test_a_result_without_a_schema_is_none(refusal):
         (lambda data: data | {"weights_origin": None}, "weights_origin = None: Input should be a valid string"),
         (lambda data: data | {"outputs": [{"request_id": "0", "tokens": []}]}, "outputs.0.request_id = '0'"),
         (lambda data: data | {"outputs": [{"request_id": True, "tokens": []}]}, "outputs.0.request_id = True"),
-        (lambda data: data | {"figures": {"throughput_tok_s": float("nan")}}, "NaN is not a number of JSON"),
+        (lambda data: data | {"figures": {"throughput_tok_s": float("nan")}}, "NaN is not a JSON number"),
         (lambda data: data | {"figures": {"throughput_tok_s": 10**400}}, "throughput_tok_s"),
         (lambda data: data | {"surprise": "x" * 10_000}, "surprise = 'xxxx"),
         (lambda data: '{"schema_version": 2, ' + json.dumps(data)[1:], "duplicate key 'schema_version'"),
