@@ -1,11 +1,11 @@
-"""Two runs at once on one machine do not share devices unknowingly.
+"""Claims on devices, so that two runs on one machine never share a device unknowingly.
 
-A claim is the name of an abstract Unix socket. It is no file, runs of all users see it, and the kernel takes it back
-from a process however that ends. Such names belong to a network namespace: runs in containers with networks of their
-own do not see each other's.
+A claim is the name of an abstract Unix socket. It is not a file, runs of all users see it, and the kernel releases it
+however the process ends. Such names belong to a network namespace: runs in containers with networks of their own do not
+see each other's claims.
 
-A device has a few names, so that those who share it have one each: it is free when none of them is taken. Who comes to
-share it sends all the others a datagram, from which they learn that their figures are not those of a device alone.
+A device has several names, one for each run that shares it; it is free when none of them is taken. A run that comes to
+share a device sends all the others a datagram, which tells them that their figures are not those of an unshared device.
 """
 
 import errno
@@ -27,15 +27,16 @@ AVAILABLE = sys.platform == "linux"
 Policy = Literal["wait", "refuse", "share"]
 OnWait = Callable[[str], None]
 
-_NUM_SLOTS = 8  # more runs at once on one device are not seen
-_PERIOD_S = 0.2  # there is nothing to wait on
+_NUM_SLOTS = 8  # further runs on the same device are not seen
+_PERIOD_S = 0.2  # of polling: no event announces a free device
 _MEMORY_WAIT_S = 5.0
 _MEMORY_SLACK_BYTES = 64 << 20  # other programs on the GPU come and go
+_REMEDY = "use --when-busy wait or share (with pytest: --gpt-when-busy)"
 _LOGGER = logging.getLogger("gpt_parallel")
 
 
 class Claims(ExitStack):
-    """Devices that are kept until it is closed."""
+    """Claims on devices, held until this is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,13 +44,14 @@ class Claims(ExitStack):
         self._found_others = False
 
     def claim(self, device: str) -> bool:
-        """Keep a device; False if anybody uses it, sharing it or not.
+        """Claim a device; False if another run uses it, shared or not.
 
-        The first name is what is kept. Who has it, and then finds all others free, came before whoever shares it.
+        The claim holds the first name. A run that binds it, and then finds all others free, came before any run that
+        shares the device.
         """
-        kept, *others = _names(device)
+        first, *others = _names(device)
         with ExitStack() as tried:
-            if (name := _bind(kept)) is None:
+            if (name := _bind(first)) is None:
                 return False
             tried.enter_context(name)
             for other in others:
@@ -61,20 +63,20 @@ class Claims(ExitStack):
         return True
 
     def share(self, device: str) -> None:
-        """Keep one of a busy device's names, so that it stays busy when its first user ends; none if all are taken."""
+        """Hold one of a busy device's names, so that it stays busy when its first user ends; none if all are taken."""
         self._found_others = True
         if name := next(filter(None, map(_bind, _names(device))), None):
             self._names.append(self.enter_context(name))
-        _tell_others(device)
+        _notify_others(device)
 
     @property
     def are_shared(self) -> bool:
-        """Whether other runs used any of the devices when they were claimed, or have come to since."""
-        return self._found_others or any(map(_is_told, self._names))
+        """Whether other runs used any of the devices when they were claimed, or have joined since."""
+        return self._found_others or any(map(_was_notified, self._names))
 
 
 class Claimed(NamedTuple):
-    """The cores to deal to a launch's ranks, and its claims on them or on GPUs."""
+    """The cores for a launch's ranks, and the launch's claims on them or on GPUs."""
 
     cores: tuple[int, ...]
     claims: Claims
@@ -88,12 +90,12 @@ class Claimed(NamedTuple):
 def claim_devices(execution: ExecutionSpec, num_ranks: int, when_busy: WhenBusy, on_wait: OnWait) -> Iterator[Claimed]:
     """Claim a launch's devices until the block ends.
 
-    GPUs are let go when their memory is free again. Raises SpecError if they are busy and `when_busy` is "refuse".
+    GPUs are released once their memory is free again. Raises SpecError if devices are busy and `when_busy` is "refuse".
     """
     if execution.device == "cuda":
         uuids = [gpu.uuid for gpu in cuda_devices()[:num_ranks]]
         policy: Policy = "wait" if when_busy == "auto" else when_busy
-        with claim_gpus(uuids, policy, on_wait) as claims, memory_given_back(uuids):
+        with claim_gpus(uuids, policy, on_wait) as claims, memory_released(uuids):
             yield Claimed(available_cores(), claims)
         return
     count = num_ranks * execution.cores_per_rank
@@ -105,13 +107,13 @@ def claim_devices(execution: ExecutionSpec, num_ranks: int, when_busy: WhenBusy,
 def claim_gpus(uuids: Sequence[str], when_busy: Policy, on_wait: OnWait) -> Iterator[Claims]:
     """Claim all of these GPUs."""
     with Claims() as claims:
-        for uuid in sorted(set(uuids)):  # in one order everywhere: two runs never wait for each other
+        for uuid in sorted(set(uuids)):  # every run uses the same order, so that two runs never wait for each other
             _claim_gpu(claims, uuid, f"GPU {uuids.index(uuid)}", when_busy, on_wait)
         yield claims
 
 
 def _claim_gpu(claims: Claims, uuid: str, title: str, when_busy: Policy, on_wait: OnWait) -> None:
-    is_told = False
+    is_reported = False
     while not claims.claim(f"gpu/{uuid}"):
         if when_busy == "share":
             claims.share(f"gpu/{uuid}")
@@ -119,21 +121,21 @@ def _claim_gpu(claims: Claims, uuid: str, title: str, when_busy: Policy, on_wait
         if when_busy == "refuse":
             raise SpecError(
                 f"{title} ({uuid}) is used by another run of gpt_parallel; choose other GPUs with "
-                "CUDA_VISIBLE_DEVICES, or let when-busy be 'wait' or 'share'"
+                f"CUDA_VISIBLE_DEVICES, or {_REMEDY}"
             )
-        if not is_told:
+        if not is_reported:
             on_wait(f"waiting for {title}, which another run of gpt_parallel uses")
-            is_told = True
+            is_reported = True
         time.sleep(_PERIOD_S)
 
 
 @contextmanager
 def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait: OnWait) -> Iterator[Claimed]:
-    """Claim and yield `count` of the available cores, or all where there are fewer.
+    """Claim and yield `count` of the available cores, or all of them if there are fewer.
 
-    Those that nobody uses come first; with "share" the rest are cores of other runs, and `on_wait` is told.
+    Unused cores come first; with "share" the rest are cores of other runs, and `on_wait` is called with a message.
     """
-    count, is_told = min(count, len(available)), False
+    count, is_reported = min(count, len(available)), False
     while True:
         with Claims() as claims:
             free = _claim_free_cores(available, count, claims)
@@ -148,13 +150,13 @@ def claim_cores(available: Sequence[int], count: int, when_busy: Policy, on_wait
                 return
         if when_busy == "refuse":
             raise SpecError(
-                f"{count} CPU core(s) are needed, and other runs of gpt_parallel leave {len(free)} of "
-                f"{len(available)}; let when-busy be 'wait' or 'share'"
+                f"{count} CPU core(s) are needed, but other runs of gpt_parallel leave {len(free)} of "
+                f"{len(available)} free; {_REMEDY}"
             )
-        if not is_told:
+        if not is_reported:
             on_wait(f"waiting for {count} CPU core(s), which other runs of gpt_parallel use")
-            is_told = True
-        time.sleep(random.uniform(_PERIOD_S / 2, _PERIOD_S))  # two that got a half each must not meet again
+            is_reported = True
+        time.sleep(random.uniform(_PERIOD_S / 2, _PERIOD_S))  # two runs with half of the cores each must not collide
 
 
 def _claim_free_cores(available: Sequence[int], count: int, claims: Claims) -> list[int]:
@@ -170,7 +172,7 @@ def _names(device: str) -> list[str]:
 
 
 def _bind(name: str) -> socket.socket | None:
-    """To be closed to give it back; None if somebody else has it. Programs that are started do not inherit it."""
+    """Bind a socket, which holds the name until it is closed; None if the name is taken. Child processes lack it."""
     if not AVAILABLE:
         return socket.socket()
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -184,24 +186,24 @@ def _bind(name: str) -> socket.socket | None:
     return bound
 
 
-def _tell_others(device: str) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller:
+def _notify_others(device: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         for name in _names(device):
-            with suppress(OSError):  # nobody has it, or who has it has been told often
-                teller.sendto(b"+", socket.MSG_DONTWAIT, name)
+            with suppress(OSError):  # the name is free, or its holder has unread datagrams enough
+                sender.sendto(b"+", socket.MSG_DONTWAIT, name)
 
 
-def _is_told(bound: socket.socket) -> bool:
+def _was_notified(bound: socket.socket) -> bool:
     with suppress(OSError):
         return bool(bound.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK))
     return False
 
 
 @contextmanager
-def memory_given_back(uuids: Sequence[str]) -> Iterator[None]:
-    """When its block ends, however it does, wait until these GPUs use no more memory than when it began.
+def memory_released(uuids: Sequence[str]) -> Iterator[None]:
+    """Wait, when the block ends in any way, until these GPUs use no more memory than when it began.
 
-    A driver takes a moment to free what ended processes held, and the next run must not find too little.
+    The driver takes a moment to free the memory of ended processes, and the next run must not find too little.
     """
     before = _used_bytes(uuids)
     try:
@@ -211,17 +213,17 @@ def memory_given_back(uuids: Sequence[str]) -> Iterator[None]:
 
 
 def wait_for_free_memory(uuids: Sequence[str], before: Sequence[int]) -> None:
-    """Return when each GPU uses as little memory as `before`, or, with a warning, after five seconds."""
+    """Wait until each GPU uses as little memory as `before`; after five seconds, warn and return."""
     deadline = time.monotonic() + _MEMORY_WAIT_S
     while any(now > then + _MEMORY_SLACK_BYTES for now, then in zip(_used_bytes(uuids), before, strict=False)):
         if time.monotonic() > deadline:
-            _LOGGER.warning("the GPUs' memory is not free %g s after the run that used it", _MEMORY_WAIT_S)
+            _LOGGER.warning("GPU memory is still in use %g s after the run ended", _MEMORY_WAIT_S)
             return
         time.sleep(_PERIOD_S / 4)
 
 
 def _used_bytes(uuids: Sequence[str]) -> list[int]:
-    """Memory in use by any program on each GPU; empty where that is not known."""
+    """Memory in use by all programs on each GPU; empty where NVML does not report it."""
     with open_nvml() as (nvml, _):
         if nvml is None:
             return []

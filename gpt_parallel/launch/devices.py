@@ -1,4 +1,4 @@
-"""What devices this machine has, asked without torch so that the parent never makes a CUDA context."""
+"""The devices of this machine, found without torch so that the parent process never creates a CUDA context."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ def available_cores() -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def cuda_devices() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that a rank would see, CUDA_VISIBLE_DEVICES honoured; none with a torch not built for CUDA."""
+    """The NVIDIA GPUs that a rank would see, given CUDA_VISIBLE_DEVICES; none if torch is not a CUDA build."""
     build = torch_build()
     if build is None or build.kind not in ("CUDA", "unknown"):
         return ()
@@ -49,7 +49,7 @@ def cuda_devices() -> tuple[Gpu, ...]:
 
 @contextmanager
 def open_nvml() -> Iterator[tuple[Any, Exception | None]]:
-    """The NVML module, initialised, and None; or None and NVML's error where there is no NVIDIA driver."""
+    """Yield the initialised NVML module and None, or None and NVML's error if there is no NVIDIA driver."""
     import pynvml
 
     try:
@@ -64,7 +64,7 @@ def open_nvml() -> Iterator[tuple[Any, Exception | None]]:
 
 
 def select_visible(gpus: Sequence[Device], uuids: Sequence[str], visible: str) -> list[Device]:
-    """CUDA's own reading of CUDA_VISIBLE_DEVICES: indices or UUID prefixes, up to the first invalid entry."""
+    """Select GPUs as CUDA reads CUDA_VISIBLE_DEVICES: indices or UUID prefixes, up to the first invalid entry."""
     chosen: list[Device] = []
     for entry in (part.strip() for part in visible.split(",")):
         if entry.isdigit() and int(entry) < len(gpus):
@@ -78,7 +78,7 @@ def select_visible(gpus: Sequence[Device], uuids: Sequence[str], visible: str) -
 
 
 def cpu_name() -> str:
-    """The processor's marketing name where the system tells it."""
+    """The processor's marketing name if the system reports it, else its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

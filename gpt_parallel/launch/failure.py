@@ -1,4 +1,4 @@
-"""What is said when a run fails: which rank was the cause, where it stood, and what it left."""
+"""The error of a failed run: the rank that caused it, its phase, what it printed, and where the logs are."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from gpt_parallel.launch.watch import WatchedRank
 from gpt_parallel.layout.cost import gib, rank_bytes
 from gpt_parallel.schema.run import RunSpec
 
-# What Python, torch, CUDA and the kernel say when there is no memory.
+# Words of Python, torch, CUDA and the kernel for a lack of memory.
 _NO_MEMORY = re.compile(r"out[ -]of[ -]memory|OutOfMemory|MemoryError|bad_alloc|allocate memory", re.IGNORECASE)
 
 
@@ -26,7 +26,7 @@ class LaunchError(RuntimeError):
 
 
 def failure(ranks: Sequence[WatchedRank], spec: RunSpec) -> LaunchError:
-    """Why a run failed of which at least one rank has."""
+    """The error of a run in which at least one rank has failed."""
     cause = _cause(ranks)
     head, details = _describe(cause)
     if cause.error is None or not _NO_MEMORY.search(cause.error["error"]):
@@ -48,7 +48,7 @@ def _cause(ranks: Sequence[WatchedRank]) -> WatchedRank:
 
 
 def _describe(rank: WatchedRank) -> tuple[str, str]:
-    """A line, and what may follow it."""
+    """The message's first line, and its details, which may be empty."""
     code = rank.process.returncode if rank.ended else None
     if code is not None and code < 0:
         number = -code
@@ -59,12 +59,12 @@ def _describe(rank: WatchedRank) -> tuple[str, str]:
     if rank.error is not None:
         head = f"{rank.title} failed in phase {rank.error['phase']!r}: {rank.error['error']}"
         return head, f"\n\n{rank.error['traceback'].rstrip()}" + _log_tail(rank)
-    what = f"exited with code {code}" if code else rank.process.vanished
-    return f"{rank.title} {what} in phase {rank.phase!r}", _log_tail(rank)
+    outcome = f"exited with code {code}" if code else rank.process.missing_result
+    return f"{rank.title} {outcome} in phase {rank.phase!r}", _log_tail(rank)
 
 
 def missed_deadline(ranks: Sequence[WatchedRank], timeout_s: float) -> LaunchError:
-    """Where every rank was, and what it was doing."""
+    """The error of a run that missed its deadline: every rank's phase and Python stacks."""
     stopped = [rank for rank in ranks if not rank.ended and rank.process.is_stopped]
     where = "; ".join(f"{rank.title} {_whereabouts(rank, rank in stopped)}" for rank in ranks)
     _gather_stacks(ranks)
@@ -85,13 +85,13 @@ def _whereabouts(rank: WatchedRank, stopped: bool) -> str:
 def _gather_stacks(ranks: Sequence[WatchedRank]) -> None:
     running = [rank for rank in ranks if not rank.ended]
     for rank in running:
-        rank.process.ask_for_stacks()
+        rank.process.request_stacks()
     for rank in running:
         rank.stacks = rank.process.read_stacks()
 
 
 def _log_tail(rank: WatchedRank, num_lines: int = 20) -> str:
-    """The end of what the rank printed, as an indented paragraph."""
+    """The last lines that the rank printed, as an indented paragraph."""
     text = rank.printed()
     return f"\n\n{rank.title} printed:\n{_indented(text, num_lines)}" if text else ""
 
@@ -101,7 +101,7 @@ def _indented(text: str, num_lines: int = 40) -> str:
 
 
 def keep_logs(ranks: Sequence[WatchedRank], spec: RunSpec, begin: float, launcher: str = "") -> str:
-    """Write what every rank, and their `launcher`, did and printed where the user finds it; says where that is."""
+    """Write each rank's history and output, and the launcher's, into the log directory; return a line that names it."""
     directory = Path(spec.execution.log_dir) / f"{slug(spec.name)}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         for rank in ranks:
@@ -112,5 +112,5 @@ def keep_logs(ranks: Sequence[WatchedRank], spec: RunSpec, begin: float, launche
         if launcher:
             write_atomically(directory / "launcher.log", redact(launcher + "\n"))
     except OSError as error:
-        return f"the logs of all ranks could not be kept in {directory} ({error.strerror})"
+        return f"the logs of all ranks could not be written to {directory} ({error.strerror})"
     return f"logs of all ranks: {directory}"

@@ -1,9 +1,9 @@
-"""Starts ranks without waiting for torch: a server imports it once and is forked for every rank.
+"""Starts ranks without waiting for torch: a server imports torch once and forks a process for every rank.
 
-The server (`engine/process/fork_server.py`) works for this process alone and ends with it. It is started at need, and
-replaced when it has ended or when anything differs that a process takes from its start: the interpreter, the working
-directory, environment variables that Python and native libraries read as they load. Where there is no fork that can be
-relied on, ranks are plain subprocesses.
+The server (`engine/process/fork_server.py`) serves this process only and ends with it. It is started when needed, and
+replaced when it has ended or when anything changes that a process inherits at its start: the interpreter, the working
+directory, environment variables that Python and native libraries read as they load. On systems without a reliable fork,
+ranks are plain subprocesses.
 """
 
 import atexit
@@ -35,14 +35,14 @@ _lock = threading.Lock()
 
 
 class ForkServerError(RuntimeError):
-    """The server ended before a rank did, and took it along."""
+    """The server ended before a rank did, and the rank with it."""
 
 
 class ForkedProcess:
-    """A process that the server forks, with as much of Popen as a launch needs.
+    """A process that the server forks, with the part of Popen's interface that a launch needs.
 
-    `pid` is None until the server has answered. When both server and process are gone, `poll` and `wait` raise
-    ForkServerError.
+    `pid` is None until the server has answered. If both server and process have ended without an exit code, `poll` and
+    `wait` raise ForkServerError.
     """
 
     def __init__(self, server: "_Server", status_pipe: int) -> None:
@@ -67,11 +67,11 @@ class ForkedProcess:
             while self.returncode is None:
                 if not selector.select(timeout):
                     raise subprocess.TimeoutExpired(SERVER, timeout or 0.0)
-                self._take(os.read(self._status_pipe, 4096))
+                self._read_status(os.read(self._status_pipe, 4096))
         return self.returncode
 
-    def _take(self, data: bytes) -> None:
-        """A line with the process's id when it has been forked, one with its exit code when it has ended."""
+    def _read_status(self, data: bytes) -> None:
+        """Parse the server's two lines: the process's id once it is forked, and its exit code once it has ended."""
         if not data:
             raise ForkServerError(self._server.describe_exit())
         *lines, self._pending = (self._pending + data).split(b"\n")
@@ -85,7 +85,7 @@ class ForkedProcess:
         if self.poll() is not None:
             return
         if self.pid is None:
-            self._server.stop()  # it still imports, and must not fork later
+            self._server.stop()  # it is still importing, and must not fork later
             return
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
@@ -103,9 +103,9 @@ Process = ForkedProcess | subprocess.Popen[bytes]
 def start(
     module: str, arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes], events: int
 ) -> Process:
-    """Run `module.main([DIRECTORY, EVENT_FD, PARENT_PID, *REST])`, given [DIRECTORY, *REST], in a session of its own.
+    """Run `module.main([DIRECTORY, EVENT_FD, PARENT_PID, *REST])`, given [DIRECTORY, *REST], in a new session.
 
-    It prints to `output` and inherits the descriptor `events`. Raises ForkServerError.
+    The process prints to `output` and inherits the descriptor `events`. Raises ForkServerError.
     """
     if AVAILABLE:
         return _server().fork(module, arguments, environment, output, events)
@@ -122,33 +122,33 @@ def start(
 
 
 def warm_up() -> None:
-    """Have the server get ready in the background, so that the first launch finds it warm."""
+    """Start the server in the background, so that the first launch does not wait for it."""
     if AVAILABLE:
         _server()
 
 
 def stop() -> None:
-    """End the server, and with it any rank that still runs. A later launch starts a new one."""
+    """Stop the server, and with it any rank that still runs. The next launch starts a new one."""
     if _current is not None:
         _current.stop()
 
 
 def _server() -> "_Server":
-    """The server that suits the present environment, started now if need be."""
+    """The server for the present environment, started now if needed."""
     global _current
     with _lock:
-        if _current is None or not _current.suits():
+        if _current is None or not _current.is_usable():
             stop()
             _current = _Server()
         return _current
 
 
 class _Server:
-    """The server's process as the one that uses it sees it."""
+    """The server's process, as seen by the process that uses it."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
-        self._taken_at_start = _taken_at_start()
+        self._inherited = _inherited()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._requests, far_end = socket.socketpair()
         with far_end:
@@ -167,8 +167,8 @@ class _Server:
     def pid(self) -> int:
         return self._process.pid
 
-    def suits(self) -> bool:
-        return self._owner == os.getpid() and self._taken_at_start == _taken_at_start() and self._process.poll() is None
+    def is_usable(self) -> bool:
+        return self._owner == os.getpid() and self._inherited == _inherited() and self._process.poll() is None
 
     def fork(
         self, module: str, arguments: Sequence[str], environment: Mapping[str, str], output: IO[bytes], events: int
@@ -187,7 +187,7 @@ class _Server:
         return process
 
     def describe_exit(self) -> str:
-        """How the server ended, and the last that it printed."""
+        """A sentence that says how the server ended, and the last lines that it printed."""
         code = self._process.wait()
         how = f"exited with code {code}"
         if code < 0:
@@ -197,7 +197,7 @@ class _Server:
 
     def _log_lines(self) -> list[str]:
         if self._log.closed:
-            return []  # it was stopped from here
+            return []  # this process stopped the server
         self._log.seek(0)
         return self._log.read().decode(errors="replace").splitlines()
 
@@ -212,11 +212,12 @@ class _Server:
 
 
 def server_environment() -> dict[str, str]:
-    """What the server, and so every rank's allocator and libraries, are started with."""
+    """The environment that the server, and so every rank's allocator and libraries, start with."""
     return {**_DEFAULTS, **os.environ, **_OVERRIDDEN}
 
 
-def _taken_at_start() -> tuple[str, str, list[str], dict[str, str]]:
+def _inherited() -> tuple[str, str, list[str], dict[str, str]]:
+    """The values that a server keeps from its start: interpreter, directory, search path, early variables."""
     early = {name: value for name, value in server_environment().items() if name.startswith(_READ_EARLY)}
     return sys.executable, _directory(), _search_path(), early
 
@@ -225,7 +226,7 @@ def _directory() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
-        return ""  # it is gone; nothing is read from it
+        return ""  # it was deleted; nothing can be read from it
 
 
 def _search_path() -> list[str]:
@@ -233,9 +234,9 @@ def _search_path() -> list[str]:
 
 
 def _command(module: str, *arguments: str) -> list[str]:
-    """`python -m MODULE ARGUMENTS` with this process's own search path: what runs there is what is imported here.
+    """`python -m MODULE ARGUMENTS` with this process's own search path, so that both import the same modules.
 
-    `-m` alone would look into the working directory first.
+    `-m` alone would search the working directory first.
     """
     code = (
         f"import sys; sys.path[:] = {_search_path()!r}; import runpy; runpy.run_module({module!r}, run_name='__main__')"

@@ -1,7 +1,7 @@
-"""Refuses a launch that the GPUs' free memory cannot hold, before any rank starts, and says what would fit.
+"""Refuses a launch that does not fit in the GPUs' free memory before any rank starts, and says what would fit.
 
-What is counted is what a rank surely holds at once. Whatever is uncertain counts as little as it may be, so that
-nothing is refused that would fit. A launch that passes here may still run out of memory, and then says so itself.
+The estimate counts the memory that a rank certainly holds at once. Uncertain parts count with their minimum, so that
+no launch is refused that would fit. A launch that passes may still run out of memory, and then reports that itself.
 """
 
 import os
@@ -24,12 +24,12 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONTEXT_BYTES = 200 << 20
 _CUBLAS_BYTES = 8 << 20
 _NCCL_BYTES = 4 << 20
-_ADVICE_SLACK = 1.1  # what is advised has to fit by more than the least that is certain
+_ADVICE_SLACK = 1.1  # advice has to fit with a margin over the certain minimum
 _MAX_NAMED = 4
 
 
 class Gpu(NamedTuple):
-    """A GPU in the order in which ranks take them, and its memory."""
+    """A GPU and its memory, listed in the order in which ranks take GPUs."""
 
     title: str
     free_bytes: int
@@ -38,7 +38,7 @@ class Gpu(NamedTuple):
 
 
 class Need(NamedTuple):
-    """The least that a rank holds at once, in bytes."""
+    """The least memory that a rank holds at once, in bytes."""
 
     weights: int
     cache: int
@@ -55,10 +55,10 @@ class Need(NamedTuple):
 
 
 def check_gpu_memory(job: Job) -> None:
-    """Raise SpecError if a launch on this machine's GPUs cannot fit in what is free of their memory now.
+    """Raise SpecError if a launch on this machine's GPUs does not fit in their memory that is free now.
 
-    Says nothing of CPU ranks, of GPUs whose memory NVML does not tell, and of jobs that do not generate: what those
-    need has been there for the run before them.
+    CPU ranks are not checked, nor GPUs whose memory NVML does not report, nor jobs that do not generate: those need no
+    more than the run before them.
     """
     if job.kind != JobKind.GENERATE or job.spec.execution.device != "cuda":
         return
@@ -68,10 +68,10 @@ def check_gpu_memory(job: Job) -> None:
 
 
 def needs(spec: RunSpec) -> list[Need]:
-    """What each rank of a run holds at the least.
+    """The least memory that each rank of a run holds.
 
-    Weights are exact, and so are the caches, allocated for each lane's widest and its longest batch. The rest is of the
-    prompt pass, the widest moment of a layer or of the head, and of libraries:
+    Weights are exact, and so are the caches, allocated for each lane's widest and its longest batch. The rest is the
+    prompt pass, at the widest point of a layer or of the head, and libraries:
 
     - a layer's MLP: three of N × D (its input, the stream, the norm) and two of N × F (before and after the
       activation); or its attention: two of N × D, and query, key, value and result of the heads;
@@ -79,7 +79,7 @@ def needs(spec: RunSpec) -> list[Need]:
     - a CUDA context with the kernels in use: 200 MiB, the least of the 200 to 700 MiB that users of torch report
       (pytorch/pytorch issues 28113, 107667 and 109888);
     - cuBLAS's work space in torch: 8 MiB, and 32 on Hopper (CUBLAS_WORKSPACE_CONFIG in torch's notes on CUDA);
-    - NCCL: one buffer of 4 MiB (the default of NCCL_BUFFSIZE in its manual) for each communicator; there are more.
+    - NCCL: one buffer of 4 MiB (the default of NCCL_BUFFSIZE in its manual) for each communicator; it allocates more.
     """
     architecture, item = spec.model.architecture, _ITEM_BYTES[spec.execution.dtype]
     found = []
@@ -119,7 +119,7 @@ def _library_bytes(spec: RunSpec) -> int:
 
 
 def _read_gpus() -> list[Gpu]:
-    """The GPUs that ranks take in turn; none where NVML does not tell their memory, or which of them is which."""
+    """The GPUs that ranks take in turn; none if NVML does not report their memory or their order is unknown."""
     with open_nvml() as (nvml, _):
         if nvml is None:
             return []
@@ -138,18 +138,18 @@ def _read_gpus() -> list[Gpu]:
 
 
 def _is_in_bus_order() -> bool:
-    """Whether CUDA counts GPUs as NVML does; left alone it has the fastest first."""
+    """Whether CUDA numbers GPUs as NVML does; by default CUDA puts the fastest first."""
     return os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
 
 
 def _overfull(spec: RunSpec, gpus: Sequence[Gpu], slack: float = 1.0) -> list[str]:
-    """For each GPU that cannot hold its ranks, what they need and what is free."""
-    found, wanted = [], needs(spec)
+    """For each GPU that cannot hold its ranks, the memory that they need and that is free."""
+    found, needed = [], needs(spec)
     for index, gpu in enumerate(gpus):
-        ranks = range(index, len(wanted), len(gpus))  # a rank's GPU is its number modulo that of GPUs
-        total = sum(wanted[rank].total for rank in ranks)
+        ranks = range(index, len(needed), len(gpus))  # a rank's GPU is its number modulo the number of GPUs
+        total = sum(needed[rank].total for rank in ranks)
         if total * slack > gpu.free_bytes:
-            texts = [f"rank {rank} needs at least {wanted[rank]}" for rank in ranks[:_MAX_NAMED]]
+            texts = [f"rank {rank} needs at least {needed[rank]}" for rank in ranks[:_MAX_NAMED]]
             more = f" and {len(ranks) - _MAX_NAMED} more ranks" if len(ranks) > _MAX_NAMED else ""
             together = f", together {gib(total)}" if len(ranks) > 1 else ""
             free = f"{gpu.title} has {gib(gpu.free_bytes).removesuffix(' GiB')} of {gib(gpu.total_bytes)} free"
@@ -168,7 +168,7 @@ def _is_reference(spec: RunSpec) -> bool:
 
 
 def _advice(spec: RunSpec, gpus: Sequence[Gpu]) -> str:
-    """What would fit in its stead, one change at a time; several at once where none is enough."""
+    """Changes that would make the run fit: one at a time, or several together if none is enough."""
 
     def fits(changed: RunSpec) -> bool:
         return not _overfull(changed, gpus, _ADVICE_SLACK)
@@ -193,7 +193,7 @@ def _advice(spec: RunSpec, gpus: Sequence[Gpu]) -> str:
             return f"What would fit: {', '.join(filter(None, changes))}, all together"
     return (
         "No number type, layout or batch size fits here; use a smaller model, shorter prompts or larger GPUs, or end "
-        "what else uses them"
+        "other programs on them"
     )
 
 
@@ -204,7 +204,7 @@ def _other_types(spec: RunSpec, gpus: Sequence[Gpu]) -> Iterator[tuple[str, RunS
 
 
 def _layouts(spec: RunSpec, num_gpus: int) -> Iterator[tuple[str, str, RunSpec]]:
-    """Strategies' meshes on GPUs of this machine, by name, but for the spec's own and those that the model forbids."""
+    """Strategies' meshes on this machine's GPUs, by name, except the spec's own and those that the model forbids."""
     seen = {spec.mesh}
     for count in range(1, num_gpus + 1):
         for name, strategy in STRATEGIES.items():

@@ -1,8 +1,8 @@
-"""What the GPUs do while ranks generate, asked of NVML by the launcher: the ranks are not disturbed.
+"""Samples GPUs through NVML while ranks generate. The launcher does it, so that the ranks are not disturbed.
 
-Sampling begins when the last rank enters its timed rounds and ends when the last one leaves them. It is done between
-two events of ranks, by the loop that waits for these, so there is no thread either. Every GPU in sight is sampled once,
-whatever number of ranks it has; which ones belong to the run, the ranks' own reports tell by UUID.
+Sampling begins when the last rank enters its timed rounds and ends when the last one leaves them. The loop that waits
+for the ranks' events takes the samples between them, so no thread is needed. Every visible GPU is sampled once, however
+many ranks it has; the ranks' reports identify the run's own GPUs by UUID.
 """
 
 import math
@@ -21,7 +21,7 @@ PERIOD_S = 0.1
 
 
 class _Quantity(NamedTuple):
-    """How to read a value of a GPU, and what to make of its samples."""
+    """How to read a value of a GPU, and how to combine its samples."""
 
     read: Callable[[Any, Any], float]
     combine: Callable[[Sequence[float]], float]
@@ -35,7 +35,7 @@ _QUANTITIES = {
     "memory_clock_mhz": _Quantity(lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM), fmean),
     "temperature_c": _Quantity(lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU), max),
 }
-# Bits of nvmlDeviceGetCurrentClocksThrottleReasons (nvml.h); the others say that nothing is held back.
+# Bits of nvmlDeviceGetCurrentClocksThrottleReasons (nvml.h); the other bits do not mean throttling.
 _REASONS = {
     0x4: "software power cap",
     0x8: "hardware slowdown",
@@ -47,7 +47,7 @@ _REASONS = {
 
 
 class _Gpu:
-    """One physical GPU, its samples and why it does not give some values."""
+    """One physical GPU, its samples, and the reasons for values that it does not report."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
@@ -59,18 +59,19 @@ class _Gpu:
 
     def sample(self) -> None:
         for name, quantity in _QUANTITIES.items():
-            value = self._ask(name, quantity.read)
+            value = self._read(name, quantity.read)
             if value is not None:
                 self._samples[name].append(value)
-        bits = self._ask("throttle_reasons", lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+        bits = self._read("throttle_reasons", lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
         self._throttling |= int(bits or 0)
 
     def read_energy(self) -> None:
-        energy = self._ask("energy_j", lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+        energy = self._read("energy_j", lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
         if energy is not None:
             self._energy_mj.append(int(energy))
 
-    def _ask(self, name: str, read: Callable[[Any, Any], float]) -> float | None:
+    def _read(self, name: str, read: Callable[[Any, Any], float]) -> float | None:
+        """A value, or None after noting why NVML does not report it."""
         try:
             return read(self._nvml, self._handle)
         except self._nvml.NVMLError as error:
@@ -90,7 +91,7 @@ class _Gpu:
             if used > 0:
                 values["energy_j"] = used / 1000
             else:
-                self._unavailable["energy_j"] = f"the counter stood still in the {seconds:.3f} s of the timed rounds"
+                self._unavailable["energy_j"] = f"the counter did not advance in the {seconds:.3f} s of the rounds"
         names = (*_QUANTITIES, "throttle_reasons", "energy_j")
         missing = {name: self._unavailable.get(name, "no round was timed") for name in names if name not in values}
         count = max(map(len, self._samples.values()))
@@ -100,9 +101,9 @@ class _Gpu:
 
 
 class GpuSampler:
-    """Told of ranks' phases and asked for a look now and then, by the loop that watches the ranks."""
+    """Samples GPUs during the timed rounds; the loop that watches the ranks calls `on_phase` and `poll`."""
 
-    reason = "NVML knows no GPU with the UUID that a rank ran on"
+    reason = "NVML lists no GPU with the UUID of the one that a rank ran on"
 
     def __init__(self, nvml: Any, num_ranks: int, now: Callable[[], float] = time.monotonic) -> None:
         self._num_ranks, self._now = num_ranks, now
@@ -114,8 +115,8 @@ class GpuSampler:
         self._due = math.inf
         self._seconds = 0.0
 
-    def entered(self, rank: int, phase: str) -> None:
-        """A rank enters a phase; rounds are "round 1 of 3" and so on."""
+    def on_phase(self, rank: int, phase: str) -> None:
+        """Start or stop sampling as ranks enter phases; timed rounds are named "round 1 of 3" and so on."""
         if phase.startswith("round "):
             self._inside.add(rank)
             if self._begin is None and len(self._inside) == self._num_ranks:
@@ -125,8 +126,8 @@ class GpuSampler:
             if self._due != math.inf and len(self._left) == self._num_ranks:
                 self._stop()
 
-    def look(self) -> float:
-        """Take a sample if one is due; the seconds until the next one."""
+    def poll(self) -> float:
+        """Take a sample if one is due; return the seconds until the next one."""
         if self._now() >= self._due:
             self._sample()
         return max(0.0, self._due - self._now())
@@ -135,7 +136,7 @@ class GpuSampler:
         for gpu in self._gpus:
             gpu.read_energy()
         self._begin = self._now()
-        self._due = self._begin + PERIOD_S  # what is read at once would be of the warm-up
+        self._due = self._begin + PERIOD_S  # an immediate reading would still cover the warm-up
 
     def _sample(self) -> None:
         for gpu in self._gpus:
@@ -151,21 +152,21 @@ class GpuSampler:
         self._due = math.inf
 
     def telemetry(self, ranks: Sequence[RankReport]) -> tuple[GpuTelemetry, ...]:
-        """Of the GPUs that the ranks say they ran on."""
+        """The telemetry of the GPUs that the ranks ran on, by their reports."""
         used = {telemetry.device_uuid for rank in ranks if (telemetry := rank.diagnostics.telemetry) is not None}
         return tuple(gpu.telemetry(self._seconds) for gpu in self._gpus if gpu.uuid in used)
 
 
 class NoSampler:
-    """Stands where there is nothing to sample, and says why."""
+    """Replaces the sampler where there is nothing to sample; `reason` says why."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def entered(self, rank: int, phase: str) -> None:
+    def on_phase(self, rank: int, phase: str) -> None:
         pass
 
-    def look(self) -> float:
+    def poll(self) -> float:
         return math.inf
 
     def telemetry(self, ranks: Sequence[RankReport]) -> tuple[GpuTelemetry, ...]:
@@ -176,18 +177,18 @@ class NoSampler:
 def gpu_sampler(
     execution: ExecutionSpec, num_ranks: int, *, elsewhere: bool = False
 ) -> Iterator[GpuSampler | NoSampler]:
-    """What is to watch a launch. Telemetry never fails a run: without an answer from NVML there are only reasons.
+    """Make a launch's sampler. Telemetry never fails a run: values that NVML does not report have a reason instead.
 
     `elsewhere`: a launcher starts the ranks, maybe on other machines.
     """
     if elsewhere:
-        yield NoSampler("only ranks that are started without a launcher have their GPUs watched")
+        yield NoSampler("GPUs are sampled only for ranks that start without a launcher")
         return
     if not execution.telemetry:
         yield NoSampler("telemetry was switched off")
         return
     if execution.device != "cuda":
-        yield NoSampler("the ranks ran on CPU cores; only an NVIDIA GPU tells this")
+        yield NoSampler("the ranks ran on CPU cores; only NVIDIA GPUs report this")
         return
     with open_nvml() as (nvml, error):
         yield NoSampler(f"NVML: {error}") if nvml is None else _sampler(nvml, num_ranks)

@@ -1,4 +1,4 @@
-"""Runs a job on this machine: one process per rank, watched to the end, and none left behind."""
+"""Runs a job on this machine: starts one process per rank, watches them to the end, and leaves none behind."""
 
 import logging
 import os
@@ -28,18 +28,18 @@ JUDGE = "gpt_parallel.judge.worker"
 _LOGGER = logging.getLogger("gpt_parallel")
 
 _GRACE_S = 2.0  # from SIGTERM to SIGKILL
-_STACKS_S = 5.0  # for a rank to write its stacks, which may have to wait for its core
+_STACKS_S = 5.0  # for a rank to write its stacks; its core may be busy
 _STALE = ("TORCHELASTIC_", "PET_", "SLURM_", "OMPI_", "PMI_", "PMIX_")
 _STALE_EXACT = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
 @dataclass
 class LocalProcess:
-    """A rank's process on this machine, and the file that it writes its stacks to when SIGUSR1 asks it."""
+    """A rank's process on this machine, and the file that it writes its stacks to on SIGUSR1."""
 
     process: Process
     stacks: Path
-    vanished: str = "exited without delivering a result"
+    missing_result: str = "exited without delivering a result"
 
     @property
     def returncode(self) -> int | None:
@@ -53,20 +53,20 @@ class LocalProcess:
         return bool(self._status() == psutil.STATUS_STOPPED)
 
     def _status(self) -> str:
-        """psutil's name for what the process does; dead if it is gone or not yet there."""
+        """psutil's status of the process; dead if it has ended or has not started yet."""
         with suppress(psutil.Error, ForkServerError):
-            self.process.poll()  # its id may still have to be heard of
+            self.process.poll()  # reads its id, if that has not come yet
             if self.process.pid is not None:
                 return str(psutil.Process(self.process.pid).status())
         return str(psutil.STATUS_DEAD)
 
-    def ask_for_stacks(self) -> None:
-        if self.stacks.exists():  # otherwise it does not listen yet
+    def request_stacks(self) -> None:
+        if self.stacks.exists():  # otherwise its signal handler is not installed yet
             for number in (signal.SIGUSR1, signal.SIGCONT):
                 self.process.send_signal(number)
 
     def read_stacks(self) -> str:
-        """Waits until what there is has not grown for a moment; not for a process that has ended."""
+        """Read the stacks once their file has stopped growing or the process has ended; empty if none come."""
         deadline, size = time.monotonic() + _STACKS_S, -1
         while self.stacks.exists() and time.monotonic() < deadline:
             last, size = size, self.stacks.stat().st_size
@@ -85,9 +85,9 @@ def launch(
 ) -> tuple[RankReport, ...]:
     """Run a job on as many local processes as its mesh has ranks; reports in rank order.
 
-    `cores` are dealt to ranks on a CPU; by default all that there are. `on_phase(rank, phase)` is called as ranks enter
-    phases, after the observer. Raises LaunchError unless every rank
-    exited 0 and left its report. All ranks are gone when this returns or raises.
+    `cores` are distributed over CPU ranks; by default all available ones. `on_phase(rank, phase)` is called when a rank
+    enters a phase, after the observer. Raises LaunchError unless every rank exited 0 and delivered its report. All
+    ranks have ended when this returns or raises.
     """
     with run_directory() as directory:
         return _launch(job, directory, on_phase, observer, cores or available_cores())
@@ -103,7 +103,7 @@ def _launch(
     def entered(rank: int, phase: str) -> None:
         _LOGGER.info("%s: rank %d: %s", spec.name, rank, phase)
         if observer:
-            observer.entered(rank, phase)
+            observer.on_phase(rank, phase)
         if on_phase:
             on_phase(rank, phase)
 
@@ -144,7 +144,7 @@ def _start(module: str, rank: int, spec: RunSpec, directory: Path, cores: Sequen
 
 
 def _environment(rank: int, spec: RunSpec) -> dict[str, str]:
-    """The caller's environment without any launcher's leftovers, plus torchrun's contract for this rank."""
+    """The caller's environment without other launchers' variables, plus the variables that torchrun sets for a rank."""
     size, threads = str(spec.mesh.size), str(spec.execution.cores_per_rank)
     own = {
         "RANK": str(rank),
@@ -161,7 +161,7 @@ def _environment(rank: int, spec: RunSpec) -> dict[str, str]:
 
 
 def without_launchers(environment: Mapping[str, str], kept: Sequence[str] = ()) -> dict[str, str]:
-    """An environment without what a launcher sets for the processes it starts; `kept`: prefixes to leave."""
+    """An environment without the variables that launchers set for their processes; `kept`: prefixes that stay."""
     stale = tuple(prefix for prefix in _STALE if prefix not in kept)
     return {
         name: value for name, value in environment.items() if name not in _STALE_EXACT and not name.startswith(stale)
@@ -169,7 +169,7 @@ def without_launchers(environment: Mapping[str, str], kept: Sequence[str] = ()) 
 
 
 def _stop(ranks: Sequence[WatchedRank]) -> None:
-    """End whatever still runs: SIGTERM, a short grace, SIGKILL to the rank's whole process group; then reap."""
+    """End the ranks that still run: SIGTERM, a grace period, SIGKILL to each rank's process group; then reap them."""
     processes = [rank.process.process for rank in ranks if isinstance(rank.process, LocalProcess)]
     for process in processes:
         with suppress(ForkServerError):
@@ -190,14 +190,14 @@ def _stop(ranks: Sequence[WatchedRank]) -> None:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
                 if isinstance(process, ForkedProcess):
-                    process.stop_server()  # it may be stuck, and then tells nothing
+                    process.stop_server()  # it may be stuck, and then reports no exit code
                 process.wait(_GRACE_S)
     for rank in ranks:
         os.close(rank.channel)
 
 
 def kill_group(pid: int | None) -> None:
-    """Kill what is left of a process that leads its group, and of its descendants there."""
+    """Kill the remaining processes of a group, given the process that leads it."""
     if pid is not None:
-        with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+        with suppress(ProcessLookupError, PermissionError):  # no process is left
             os.killpg(pid, signal.SIGKILL)

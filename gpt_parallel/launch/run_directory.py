@@ -1,4 +1,4 @@
-"""The private directory of a launch, gone when it ends; what a killed launcher left is removed at a later start."""
+"""The private directory of a launch, deleted at its end; those of killed launchers are deleted at a later start."""
 
 import fcntl
 import os
@@ -21,16 +21,16 @@ _GRACE_S = 24 * 3600  # a launcher takes its lock within the first millisecond, 
 
 @contextmanager
 def run_directory() -> Iterator[Path]:
-    """A new directory that only this user can enter (mode 0700), locked for as long as its launch lives."""
+    """Create a directory that only this user can enter (mode 0700), locked for as long as its launch lives."""
     _remove_leftovers()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    directory.chmod(0o700)  # whatever the umask took away
+    directory.chmod(0o700)  # whatever the umask
     lock = _create(directory / _UNLOCKED)
     try:
         os.write(lock, _host())
-        with suppress(OSError):  # a file system without locks: then nothing is ever taken for a leftover
+        with suppress(OSError):  # a file system without locks, where no directory is taken for a leftover
             fcntl.flock(lock, fcntl.LOCK_EX)
-            (directory / _UNLOCKED).rename(directory / _LOCK)  # under this name it is locked, or its owner is gone
+            (directory / _UNLOCKED).rename(directory / _LOCK)  # under this name it is locked, or its owner has ended
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -38,7 +38,7 @@ def run_directory() -> Iterator[Path]:
 
 
 def create_private(path: Path) -> IO[bytes]:
-    """A new file, open for writing, that only this user can read (mode 0600), whatever the umask."""
+    """Create a file, open for writing, that only this user can read (mode 0600), whatever the umask."""
     return os.fdopen(_create(path), "wb")
 
 
@@ -49,18 +49,18 @@ def _create(path: Path) -> int:
 
 
 def _host() -> bytes:
-    """Locks of other hosts on a shared file system may not be seen here."""
+    """This host and boot: locks that other hosts hold on a shared file system may not be visible here."""
     return f"{platform.node()} {boot_id()}".encode()
 
 
 def _remove_leftovers() -> None:
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, in use, or just gone
+        with suppress(OSError):  # another user's, in use, or just deleted
             _remove_leftover(path)
 
 
 def _remove_leftover(path: Path) -> None:
-    """Raises OSError for what is no directory, or has a lock that is not free. Nothing is followed through links."""
+    """Delete a leftover directory. Raises OSError if it is not one or its lock is held. Links are not followed."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         state, names = os.fstat(directory), os.listdir(directory)

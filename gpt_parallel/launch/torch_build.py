@@ -1,4 +1,4 @@
-"""What the installed torch is built for, told without importing it: that costs seconds, and memory in the parent."""
+"""The build of the installed torch, found without importing it: an import costs seconds, and memory in the parent."""
 
 import ast
 from importlib.metadata import PackageNotFoundError, version
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 
 class TorchBuild(NamedTuple):
-    """`release` is the CUDA or ROCm release that it is built for, such as "13.0"."""
+    """A build of torch; `release` is the CUDA or ROCm release that it is built for, such as "13.0"."""
 
     version: str
     kind: Literal["CPU", "CUDA", "ROCm", "unknown"]
@@ -16,7 +16,7 @@ class TorchBuild(NamedTuple):
 
     @property
     def cuda(self) -> tuple[int, int] | None:
-        """The CUDA release as numbers; None for other builds, or where it is no such number."""
+        """The CUDA release as numbers; None for other builds, or if it is not of that form."""
         major, _, minor = (self.release or "").partition(".")
         if self.kind == "CUDA" and major.isdigit() and minor[:1].isdigit():
             return int(major), int(minor.split(".")[0])
@@ -27,10 +27,10 @@ class TorchBuild(NamedTuple):
 
 
 def torch_build() -> TorchBuild | None:
-    """By torch's own `version.py`; None where torch is not installed.
+    """Read the build from torch's own `version.py`; None if torch is not installed.
 
-    A wheel's metadata do not tell: the version of one that is built for CUDA may end in +cu130 or in nothing at all.
-    They are asked only where that file cannot be read.
+    A wheel's metadata is not enough: the version of a CUDA build may end in +cu130 or have no suffix at all. It is used
+    only if that file cannot be read.
     """
     found = _constants()
     if isinstance(number := found.get("__version__"), str) and "cuda" in found:
@@ -47,7 +47,7 @@ def torch_build() -> TorchBuild | None:
 
 
 def _constants() -> dict[str, object]:
-    """The names that torch/version.py gives values; none where there is no such file, or it is not Python."""
+    """The constants in torch/version.py by name; none if there is no such file, or it is not valid Python."""
     try:
         spec = find_spec("torch")
         if spec is None or spec.origin is None:

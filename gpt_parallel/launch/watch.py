@@ -1,7 +1,7 @@
-"""Watches the ranks of a run to its end, wherever they run.
+"""Watches the ranks of a run until they end, on this machine or others.
 
-Every rank has a channel, a pipe or a socket, on which it reports its phases, its failure or its result. A channel that
-closes is a rank that ended, so the watcher sleeps until something happens and takes no time from the ranks.
+Every rank reports its phases, its failure or its result on a channel, which is a pipe or a socket. A channel closes
+when its rank ends, so the watcher sleeps until something happens and takes no time from the ranks.
 """
 
 import json
@@ -22,29 +22,29 @@ from gpt_parallel.schema.result import RankReport
 OnPhase = Callable[[int, str], None]
 
 _MAX_EVENT_BYTES = 256 << 20
-_SETTLE_S = 1.0  # after a first failure, for its cause to show where it was a peer's
+_SETTLE_S = 1.0  # after a first failure, in which a peer that caused it may report
 
 
 class Observer(Protocol):
-    """Something that looks at the machine while ranks run."""
+    """Observes the machine while ranks run."""
 
-    def entered(self, rank: int, phase: str) -> None:
-        """A rank enters a phase."""
+    def on_phase(self, rank: int, phase: str) -> None:
+        """Called when a rank enters a phase."""
 
-    def look(self) -> float:
-        """Look now if it is time; the seconds until it is time again."""
+    def poll(self) -> float:
+        """Take a reading if one is due; return the seconds until the next one."""
 
 
 class RankProcess(Protocol):
-    """The process of a rank, here or elsewhere."""
+    """The process of a rank, on this machine or another."""
 
     @property
     def returncode(self) -> int | None:
-        """Once it has ended; negative for a signal."""
+        """The exit code, negative for a signal; None until the process has ended."""
 
     @property
-    def vanished(self) -> str:
-        """What is said of it when it ended without a word, such as "exited without delivering a result"."""
+    def missing_result(self) -> str:
+        """The message for an end without failure or result, such as "exited without delivering a result"."""
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code; raises subprocess.TimeoutExpired."""
@@ -53,22 +53,22 @@ class RankProcess(Protocol):
     def is_stopped(self) -> bool:
         """Whether a signal has stopped it (SIGSTOP, SIGTSTP)."""
 
-    def ask_for_stacks(self) -> None:
-        """Have it tell the Python stack of each of its threads."""
+    def request_stacks(self) -> None:
+        """Request the Python stack of each of its threads."""
 
     def read_stacks(self) -> str:
-        """What it told; empty if it cannot."""
+        """The requested stacks; empty if the process does not deliver any."""
 
 
 @dataclass
 class WatchedRank:
-    """What is known of a rank."""
+    """A rank's process, and what it has reported so far."""
 
     rank: int
     process: RankProcess
     channel: int
     log: Path | None = None
-    host: str | None = None  # where it is not this one
+    host: str | None = None  # None for this machine
     phase: str = "start"
     error: dict[str, Any] | None = None
     report: RankReport | None = None
@@ -90,31 +90,31 @@ class WatchedRank:
         return self.ended and self.process.returncode == -signal.SIGKILL
 
     def printed(self) -> str:
-        """What it wrote to its standard output and error."""
+        """The rank's standard output and error."""
         return self.log.read_text(encoding="utf-8", errors="replace").rstrip() if self.log else ""
 
-    def take_events(self, on_phase: OnPhase) -> bool:
-        """Take what the channel holds; False at its end."""
+    def read_events(self, on_phase: OnPhase) -> bool:
+        """Read the events that are in the channel; False at its end."""
         try:
             data = os.read(self.channel, 1 << 16)
-        except OSError:  # a connection that was lost
+        except OSError:  # the connection was lost
             data = b""
         self._pending += data
         if b"\n" in data:
             *lines, self._pending = self._pending.split(b"\n")
             for line in lines:
-                self._take(bytes(line), on_phase)
+                self._handle(bytes(line), on_phase)
         elif len(self._pending) > _MAX_EVENT_BYTES:
             self._pending.clear()
-            self._refuse(f"an event of more than {_MAX_EVENT_BYTES} bytes")
+            self._reject(f"an event of more than {_MAX_EVENT_BYTES} bytes")
             return False
         return bool(data)
 
-    def _take(self, line: bytes, on_phase: OnPhase) -> None:
+    def _handle(self, line: bytes, on_phase: OnPhase) -> None:
         try:
             event = json.loads(line)
             if "stacks" in event:
-                return  # an answer that came too late
+                return  # a late answer to a request
             if "report" in event:
                 self.report = RankReport.model_validate(event["report"])
                 return
@@ -122,25 +122,25 @@ class WatchedRank:
             if error is not None:
                 self.error = {"phase": phase, "error": str(error), **{k: event[k] for k in ("traceback", "lost_peer")}}
         except (ValueError, KeyError, TypeError, RecursionError) as malformed:  # pydantic's is a ValueError
-            self._refuse(f"{type(malformed).__name__}: {malformed}")
+            self._reject(f"{type(malformed).__name__}: {malformed}")
             return
         self.phase = phase
         if error is None:
             self.history.append((time.monotonic(), phase))
             on_phase(self.rank, phase)
 
-    def _refuse(self, problem: str) -> None:
-        """What a rank of this suite never does; it may be one that fell apart."""
-        told = {"error": "it delivered a malformed event or result", "traceback": problem}
-        self.error = {"phase": self.phase, "lost_peer": False, **told}
+    def _reject(self, problem: str) -> None:
+        """Record a malformed event as the rank's failure; only a broken rank sends one."""
+        failure = {"error": "it delivered a malformed event or result", "traceback": problem}
+        self.error = {"phase": self.phase, "lost_peer": False, **failure}
 
 
 class MissedDeadlineError(Exception):
-    """Ranks still run at the deadline."""
+    """Some ranks still run at the deadline."""
 
 
 def watch(ranks: Sequence[WatchedRank], timeout_s: float, on_phase: OnPhase, observer: Observer | None = None) -> bool:
-    """Whether every rank ended well. Returns soon after a first failure; raises MissedDeadlineError."""
+    """Wait for all ranks; True if all ended well. Returns soon after a first failure; raises MissedDeadlineError."""
     deadline = time.monotonic() + timeout_s
     failed_at: float | None = None
     with selectors.DefaultSelector() as selector:
@@ -151,16 +151,16 @@ def watch(ranks: Sequence[WatchedRank], timeout_s: float, on_phase: OnPhase, obs
             remaining = limit - time.monotonic()
             if remaining <= 0:
                 break
-            pause = observer.look() if observer else math.inf
+            pause = observer.poll() if observer else math.inf
             for key, _ in selector.select(min(remaining, pause)):
                 rank = key.data
-                if not rank.take_events(on_phase):
+                if not rank.read_events(on_phase):
                     selector.unregister(rank.channel)
                     with suppress(subprocess.TimeoutExpired):
                         rank.process.wait(max(0.0, deadline - time.monotonic()))
                         rank.ended = True
                 if rank.was_killed:
-                    return False  # no peer did that
+                    return False  # a peer cannot be the cause
                 if failed_at is None and rank.has_failed:
                     failed_at = time.monotonic()
     if failed_at is not None:

@@ -58,7 +58,7 @@ def make_suite(tmp_path):
 @pytest.fixture(autouse=True)
 def _warm(make_suite):
     """What ranks are forked of is there before any deadline is set."""
-    if fork_server._current is None or not fork_server._current.suits():
+    if fork_server._current is None or not fork_server._current.is_usable():
         make_suite().run(make_suite().spec(DP, 1), timed=False)
 
 

@@ -314,7 +314,7 @@ def test_a_launch_claims_its_cores(when_busy, monkeypatch):
     with claim_cores(cores, 1, "refuse", told.append):
         if when_busy == "refuse":
             with pytest.raises(
-                SpecError, match=r"1 CPU core\(s\) are needed, and other runs of gpt_parallel leave 0 of"
+                SpecError, match=r"1 CPU core\(s\) are needed, but other runs of gpt_parallel leave 0 of"
             ):
                 suite.run(spec)
         else:

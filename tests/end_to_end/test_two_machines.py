@@ -140,7 +140,7 @@ def test_tensor_shards_that_would_talk_across_are_refused(session, tmp_path):
     printed, _ = process.communicate(timeout=100)
 
     assert process.returncode == 1
-    assert "tensor parallelism of 2 must stay inside a machine, but the launcher started ranks 1 on " in printed
+    assert "tensor parallelism of 2 must stay inside a machine, but the ranks are distributed as 1 on " in printed
 
 
 def test_nobody_to_join_is_told(machines):

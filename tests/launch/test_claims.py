@@ -13,7 +13,7 @@ import pytest
 
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.launch import claims, devices
-from gpt_parallel.launch.claims import claim_cores, claim_devices, claim_gpus, memory_given_back
+from gpt_parallel.launch.claims import claim_cores, claim_devices, claim_gpus, memory_released
 from gpt_parallel.launch.torch_build import TorchBuild
 from gpt_parallel.schema.run import ExecutionSpec
 
@@ -291,7 +291,8 @@ def test_too_few_free_cores_are_refused_or_shared(hold, cores):
 
     with (
         pytest.raises(
-            SpecError, match=r"2 CPU core\(s\) are needed, and other runs of gpt_parallel leave 1 of 3; .*'wait'"
+            SpecError,
+            match=r"2 CPU core\(s\) are needed, but other runs of gpt_parallel leave 1 of 3 free; use --when-busy wait",
         ),
         claim_cores(cores, 2, "refuse", never),
     ):
@@ -399,7 +400,7 @@ def test_memory_of_a_run_that_failed_is_waited_for(machine, gpus):
     full, empty = 70 << 30, 1 << 30
     machine.used[gpus[1]] = [empty, full, full, empty + 1000]
 
-    with pytest.raises(ZeroDivisionError), memory_given_back(gpus[:2]):
+    with pytest.raises(ZeroDivisionError), memory_released(gpus[:2]):
         raise ZeroDivisionError
 
     assert machine.used[gpus[1]] == [empty + 1000]
@@ -418,10 +419,10 @@ def test_memory_that_stays_in_use_is_not_waited_for_for_ever(machine, gpus, monk
     monkeypatch.setattr(claims, "_MEMORY_WAIT_S", 0.05)
     machine.used[gpus[0]] = [1 << 30, 70 << 30]
 
-    with memory_given_back(gpus[:1]):
+    with memory_released(gpus[:1]):
         pass
 
-    assert "memory is not free 0.05 s after the run" in caplog.text
+    assert "GPU memory is still in use 0.05 s after the run" in caplog.text
 
 
 def test_memory_that_cannot_be_read_is_not_waited_for(machine, gpus, monkeypatch):
@@ -430,5 +431,5 @@ def test_memory_that_cannot_be_read_is_not_waited_for(machine, gpus, monkeypatch
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", refuse)
 
-    with memory_given_back(gpus):
+    with memory_released(gpus):
         pass

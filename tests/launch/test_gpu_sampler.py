@@ -72,7 +72,7 @@ class Run:
 
     def enter(self, phase, ranks=(0, 1)):
         for rank in ranks:
-            self.sampler.entered(rank, phase)
+            self.sampler.on_phase(rank, phase)
 
     def telemetry(self, *uuids):
         return self.sampler.telemetry([on_gpu(rank, uuid) for rank, uuid in enumerate(uuids)])
@@ -101,17 +101,17 @@ def test_nothing_is_asked_before_the_last_rank_enters_its_rounds(run):
     run.enter("load weights")
     run.enter("round 1 of 2", ranks=[0])
 
-    assert run.sampler.look() == float("inf")
+    assert run.sampler.poll() == float("inf")
     assert run.nvml.asked == []
 
 
 def test_means_and_maxima_over_the_rounds(run):
     run.enter("round 1 of 2")
-    assert run.sampler.look() == pytest.approx(0.1)
+    assert run.sampler.poll() == pytest.approx(0.1)
     for busy, milliwatts, degrees, reasons in ((20, 200_000, 50, 0x1), (60, 400_000, 70, 0x4), (70, 600_000, 65, 0x44)):
         run.nvml.facts |= {"busy": busy, "milliwatts": milliwatts, "degrees": degrees, "reasons": reasons}
         run.now += 0.1
-        run.sampler.look()
+        run.sampler.poll()
     run.enter("round 2 of 2")
     run.nvml.facts["millijoules"] += 90_000
     run.now += 0.05
@@ -133,13 +133,13 @@ def test_sampling_ends_with_the_last_rank_and_does_not_start_again(run):
     run.enter("round 1 of 1")
     run.enter("read telemetry", ranks=[0])
     run.now += 0.1
-    assert run.sampler.look() == pytest.approx(0.1), "rank 1 still generates"
+    assert run.sampler.poll() == pytest.approx(0.1), "rank 1 still generates"
     run.enter("read telemetry", ranks=[1])
     run.enter("finish")
     asked = len(run.nvml.asked)
     run.now += 5.0
 
-    assert run.sampler.look() == float("inf")
+    assert run.sampler.poll() == float("inf")
     assert len(run.nvml.asked) == asked
 
 
@@ -171,7 +171,7 @@ def test_a_counter_that_does_not_move_is_no_energy(run):
     (found,) = run.telemetry("GPU-0")
 
     assert found.energy_j is None
-    assert found.unavailable["energy_j"] == "the counter stood still in the 0.020 s of the timed rounds"
+    assert found.unavailable["energy_j"] == "the counter did not advance in the 0.020 s of the rounds"
 
 
 def test_energy_is_of_all_gpus_and_all_rounds(run):
@@ -199,8 +199,8 @@ def test_telemetry_never_fails_a_run(monkeypatch):
 
     monkeypatch.setattr(pynvml, "nvmlInit", absent)
     with gpu_sampler(cuda(), 1) as sampler:
-        sampler.entered(0, "round 1 of 1")
-        assert (sampler.look(), sampler.telemetry([])) == (float("inf"), ())
+        sampler.on_phase(0, "round 1 of 1")
+        assert (sampler.poll(), sampler.telemetry([])) == (float("inf"), ())
         assert sampler.reason == "NVML: NVML Shared Library Not Found"
     with gpu_sampler(cuda(telemetry=False), 1) as sampler:
         assert sampler.reason == "telemetry was switched off"
@@ -233,10 +233,10 @@ def test_the_launcher_tells_the_observer_and_wakes_up_for_it(suite):
         def __init__(self):
             self.phases, self.looks = [], 0
 
-        def entered(self, rank, phase):
+        def on_phase(self, rank, phase):
             self.phases.append(phase)
 
-        def look(self):
+        def poll(self):
             self.looks += 1
             return 0.001
 

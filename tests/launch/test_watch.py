@@ -18,7 +18,7 @@ def rank():
 
     def say(data):
         os.write(write_end, data)
-        return watched.take_events(lambda number, phase: watched.phases.append((number, phase)))
+        return watched.read_events(lambda number, phase: watched.phases.append((number, phase)))
 
     watched.say = say
     yield watched

@@ -1,1 +1,1 @@
-"""Runs that torchrun, srun or mpirun start, on this machine or on several."""
+"""Runs whose ranks torchrun, srun or mpirun start, on this machine or on several."""

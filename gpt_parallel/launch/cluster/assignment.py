@@ -1,9 +1,9 @@
-"""Makes ranks of the processes that called in: checks them, gives each its place in the mesh, and hands out the job."""
+"""Checks the processes that reported as ranks, assigns each its place in the mesh, and sends it the job."""
 
 from collections.abc import Sequence
 
 from gpt_parallel.base.host import clock_id
-from gpt_parallel.launch.cluster.connection import PendingRank, left
+from gpt_parallel.launch.cluster.connection import PendingRank, seconds_until
 from gpt_parallel.launch.cluster.remote_process import RemoteProcess
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.watch import WatchedRank
@@ -13,28 +13,30 @@ from gpt_parallel.version import __version__
 
 
 def check(pending: PendingRank, spec: RunSpec) -> None:
-    """Raises LaunchError if it cannot be a rank of this run."""
+    """Raise LaunchError if the process cannot be a rank of this run."""
     hello, where = pending.hello, f"{pending.hello.host} ({pending.connection.host})"
     if hello.version != __version__:
         raise LaunchError(f"gpt_parallel is {__version__} here and {hello.version} on {where}; install one version")
     if hello.size != spec.num_gpus:
         raise LaunchError(
-            f"the launcher started {hello.size} ranks, but the case needs {spec.num_gpus}; choose cases that suit it "
-            "(-k 4gpu, --gpt-num-gpus 4), or put {num_gpus} for the number in its command"
+            f"the launcher started {hello.size} ranks, but the case needs {spec.num_gpus}; choose matching cases "
+            f"(-k {hello.size}gpu, --gpt-num-gpus {hello.size}), or write {{num_gpus}} for the number in its command"
         )
     if hello.rank >= hello.size:
-        raise LaunchError(f"the launcher calls a process on {where} rank {hello.rank} of {hello.size}, from 0 on")
+        raise LaunchError(
+            f"the launcher gave a process on {where} rank {hello.rank}, but ranks go from 0 to {hello.size - 1}"
+        )
 
 
 def assign_ranks(pending_ranks: Sequence[PendingRank], job: Job, deadline: float) -> list[WatchedRank]:
-    """Give every guest its rank and the job. Raises LaunchError if one does not answer by then."""
+    """Send every process its rank and the job. Raises LaunchError if one does not answer by the deadline."""
     try:
         return _assign(pending_ranks, job, deadline)
     except TimeoutError as error:
         limit = f"{job.spec.execution.timeout_s:g} s"
         raise LaunchError(f"the run did not start within {limit}: a rank does not answer") from error
     except (OSError, ValueError) as error:
-        raise LaunchError(f"a rank did not do as it was told while it was started: {error}") from error
+        raise LaunchError(f"a rank broke the start-up protocol: {error}") from error
 
 
 def _assign(pending_ranks: Sequence[PendingRank], job: Job, deadline: float) -> list[WatchedRank]:
@@ -48,14 +50,14 @@ def _assign(pending_ranks: Sequence[PendingRank], job: Job, deadline: float) -> 
     first = pending_ranks[by_rank[0]].connection
     store = None
     if len(pending_ranks) > 1:
-        store = f"{first.host}:{int(first.ask({'serve_store': len(pending_ranks)}, 'store', deadline))}"
+        store = f"{first.host}:{int(first.request({'serve_store': len(pending_ranks)}, 'store', deadline))}"
     ranks = []
     text = job.model_dump(mode="json")
     for rank, index in enumerate(by_rank):
         pending, here = pending_ranks[index], [i for i in by_rank if hosts[i] == hosts[index]]
         local = pending.hello.local_rank if pending.hello.local_rank is not None else here.index(index)
         order = {"job": text, "rank": rank, "local_rank": local, "store": store}
-        pending.connection.tell(order, left(deadline))
+        pending.connection.send(order, seconds_until(deadline))
         pending.connection.socket.settimeout(None)
         host = pending.hello.host if len(names) == len(set(hosts)) else hosts[index]
         ranks.append(WatchedRank(rank, RemoteProcess(pending), pending.connection.fileno(), host=host))
@@ -63,7 +65,7 @@ def _assign(pending_ranks: Sequence[PendingRank], job: Job, deadline: float) -> 
 
 
 def mesh_order(mesh: MeshSpec) -> list[int]:
-    """The mesh's ranks, those of a replica together, those of a stage together within it."""
+    """The mesh's ranks in the order in which they are assigned: replica by replica, and stage by stage within it."""
     return [
         (stage * mesh.dp + replica) * mesh.tp + shard
         for replica in range(mesh.dp)
@@ -73,9 +75,9 @@ def mesh_order(mesh: MeshSpec) -> list[int]:
 
 
 def place(hosts: Sequence[str], hellos: Sequence[Hello], mesh: MeshSpec) -> list[int]:
-    """The mesh rank of each process, given the machine it is on: machines are filled one after the other.
+    """The mesh rank of each process, given its machine: machines are filled one after the other.
 
-    Raises LaunchError where tensor shards would have to talk across machines.
+    Raises LaunchError if tensor shards would have to communicate across machines.
     """
     first = {host: min(h.rank for at, h in zip(hosts, hellos, strict=True) if at == host) for host in set(hosts)}
     by_place = sorted(range(len(hosts)), key=lambda index: (first[hosts[index]], hellos[index].rank))
@@ -83,8 +85,9 @@ def place(hosts: Sequence[str], hellos: Sequence[Hello], mesh: MeshSpec) -> list
         if len({hosts[index] for index in by_place[start : start + mesh.tp]}) > 1:
             counts = ", ".join(f"{hosts.count(host)} on {host}" for host in sorted(first, key=lambda h: first[h]))
             raise LaunchError(
-                f"tensor parallelism of {mesh.tp} must stay inside a machine, but the launcher started ranks {counts}; "
-                f"have it start a multiple of {mesh.tp} on each (torchrun --nproc-per-node, srun --ntasks-per-node)"
+                f"tensor parallelism of {mesh.tp} must stay inside a machine, but the ranks are distributed as "
+                f"{counts}; start a multiple of {mesh.tp} on each machine (torchrun --nproc-per-node, "
+                "srun --ntasks-per-node)"
             )
     ranks = [0] * len(hosts)
     for index, rank in zip(by_place, mesh_order(mesh), strict=True):

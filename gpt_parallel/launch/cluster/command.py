@@ -1,4 +1,4 @@
-"""The user's launcher (torchrun, srun, mpirun …) as words: how many ranks it starts, and the command that does."""
+"""The command line of the user's launcher (torchrun, srun, mpirun …), and the number of ranks that it starts."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ _PLACE = "{num_gpus}"
 
 
 class Launcher(NamedTuple):
-    """A launcher's command line up to the program that it is to start. `{num_gpus}` stands for a case's devices."""
+    """A launcher's command line up to the program to start. `{num_gpus}` is replaced by a case's device count."""
 
     words: tuple[str, ...]
 
@@ -28,12 +28,12 @@ class Launcher(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether all ranks are sure to be on this machine."""
+        """Whether all ranks are certain to be on this machine."""
         return self.is_torchrun and ("--standalone" in self.words or (self._option("--nnodes") or "1") == "1")
 
     @property
     def size(self) -> int | None:
-        """How many ranks it starts, where the words tell and do not depend on the case."""
+        """The number of ranks it starts; None if the command does not give it or it depends on the case."""
         if any(_PLACE in word for word in self.words):
             return None
         if self.is_torchrun:
@@ -46,26 +46,28 @@ class Launcher(NamedTuple):
         return _product(self._option("-np", "-n", "--np"))
 
     def reason_to_skip(self, num_gpus: int) -> str | None:
-        """Why a case on so many devices cannot be started by it."""
+        """The reason why it cannot start a case on this many devices; None if it can."""
         if self.size is None or self.size == num_gpus:
             return None
-        return f"needs {num_gpus} ranks, the launcher starts {self.size} ({_PLACE} in its command stands for a case's)"
+        return (
+            f"needs {num_gpus} ranks, the launcher starts {self.size} ({_PLACE} in its command adapts it to the case)"
+        )
 
     def command(self, num_gpus: int, program: Sequence[str]) -> list[str]:
-        """Raises SpecError if there is no such launcher here."""
+        """The whole command that starts `program`. Raises SpecError if this machine does not have the launcher."""
         words = [word.replace(_PLACE, str(num_gpus)) for word in self.words]
         beside = shutil.which(words[0], path=str(Path(sys.executable).parent))
         path = shutil.which(words[0]) or beside
         if path is None:
-            raise SpecError(f"launcher {words[0]!r}: there is no such program here")
+            raise SpecError(f"launcher {words[0]!r}: no such program on this machine; install it or give its path")
         if self.is_torchrun and "--no-python" not in words:
             words.append("--no-python")
         return [path, *words[1:], *program]
 
     def _option(self, *names: str) -> str | None:
-        """The value of an option (`--name value`, `--name=value`, `-n4`), the last one's if it is repeated.
+        """The value of an option (`--name value`, `--name=value`, `-n4`), the last one if it is repeated.
 
-        torchrun takes `_` for `-`.
+        torchrun accepts `_` for `-`.
         """
         value: str | None = None
         for word, following in zip(self.words, (*self.words[1:], None), strict=True):
@@ -80,24 +82,26 @@ class Launcher(NamedTuple):
 
 
 def parse_launcher(text: str) -> Launcher:
-    """Raises SpecError for a text that is no command line."""
+    """Split a launcher's command line into words. Raises SpecError if it is not a valid one."""
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
         raise SpecError(f"launcher {text!r}: not a command line ({error})") from error
     if not words:
         raise SpecError('the launcher is empty; give a command such as "torchrun --nnodes=2 --nproc-per-node=4"')
-    strange = [name for word in words for name in re.findall(r"\{\w+\}", word) if name != _PLACE]
-    if strange:
-        raise SpecError(f"launcher {text!r}: {strange[0]} stands for nothing; only {_PLACE} does, a case's devices")
+    unknown = [name for word in words for name in re.findall(r"\{\w+\}", word) if name != _PLACE]
+    if unknown:
+        raise SpecError(
+            f"launcher {text!r}: unknown placeholder {unknown[0]}; only {_PLACE} (the case's device count) is replaced"
+        )
     return Launcher(words)
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """HOST:PORT, or [HOST]:PORT for IPv6. Raises SpecError."""
+    """Parse HOST:PORT, or [HOST]:PORT for IPv6. Raises SpecError."""
     host, _, port = text.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise SpecError(f"address {text!r}: must be HOST:PORT with a port from 0 to 65535 (0: any that is free)")
+        raise SpecError(f"address {text!r}: must be HOST:PORT with a port from 0 to 65535 (0: any free port)")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -1,4 +1,4 @@
-"""A process that called in to be a rank, and the connection to it: lines of JSON."""
+"""A process that reported as a rank, and the connection to it, which carries lines of JSON."""
 
 import json
 import socket
@@ -13,17 +13,17 @@ from gpt_parallel.base.host import keep_alive, pid_space
 from gpt_parallel.schema.handshake import Hello
 
 _MAX_GREETING_BYTES = 1 << 16
-_TELL_S = 2.0  # for a few words to be taken; a line that is cut must hold up nobody
+_SEND_S = 2.0  # for a short message to be sent: a lost connection must not block the launcher
 _NUM_PINGS = 8
 
 
-def left(deadline: float) -> float:
-    """Seconds until then, as a timeout: never none."""
+def seconds_until(deadline: float) -> float:
+    """The time until a deadline as a timeout: never 0 or less."""
     return max(0.01, deadline - time.monotonic())
 
 
 class Connection:
-    """A socket with lines of JSON on it."""
+    """A socket that carries lines of JSON."""
 
     def __init__(self, connected: socket.socket) -> None:
         keep_alive(connected)
@@ -34,28 +34,31 @@ class Connection:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def tell(self, message: Mapping[str, Any], timeout_s: float = _TELL_S) -> None:
-        """Raises OSError if the other side is gone, or does not take it."""
+    def send(self, message: Mapping[str, Any], timeout_s: float = _SEND_S) -> None:
+        """Raises OSError if the connection is closed or the message cannot be sent in time."""
         self.socket.settimeout(timeout_s)
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Take what has come; a line, once it is whole. Raises OSError if the other side is gone or says too much."""
+        """Receive data; return a line once it is complete. Raises OSError for a closed connection or a long line."""
         self.socket.settimeout(timeout_s)
         data = self.socket.recv(4096)
         if not data or len(self._received) > _MAX_GREETING_BYTES:
-            raise ConnectionError("it hung up")
+            raise ConnectionError("it closed the connection" if not data else "it sent an overlong line")
         self._received += data
-        line, is_whole, rest = self._received.partition(b"\n")
-        if not is_whole:
+        line, is_complete, rest = self._received.partition(b"\n")
+        if not is_complete:
             return None
         self._received = rest
         return bytes(line)
 
-    def ask(self, question: Mapping[str, Any], key: str, deadline: float) -> Any:
-        """Raises OSError or ValueError unless the answer has `key`, TimeoutError if there is none by then."""
-        self.tell(question, left(deadline))
-        while (line := self.receive(left(deadline))) is None:
+    def request(self, message: Mapping[str, Any], key: str, deadline: float) -> Any:
+        """Send a message and return the answer's value of `key`.
+
+        Raises OSError or ValueError for any other answer, TimeoutError if there is none by the deadline.
+        """
+        self.send(message, seconds_until(deadline))
+        while (line := self.receive(seconds_until(deadline))) is None:
             pass
         answer = json.loads(line)
         if not isinstance(answer, dict) or key not in answer:
@@ -69,7 +72,7 @@ class Connection:
 
 
 class PendingRank:
-    """A process that is to be a rank."""
+    """A process that reported and is to become a rank."""
 
     def __init__(self, connection: Connection, hello: Hello) -> None:
         self.connection, self.hello = connection, hello
@@ -77,28 +80,28 @@ class PendingRank:
         self.process = _process_here(hello)
 
     def disconnect(self) -> None:
-        """Hang up, at which it ends; on this machine even if it is stopped or does not see it."""
+        """Close the connection, which ends the process; on this machine kill it too, in case it is stopped or hangs."""
         self.connection.close()
         if self.process is not None:
             with suppress(psutil.Error):
                 self.process.kill()
 
     def compare_clocks(self, deadline: float) -> None:
-        """How far this process's monotonic clock is ahead of the guest's: of several tries, the quickest one's middle.
+        """Measure how far this machine's monotonic clock is ahead of the process's, by the quickest of several pings.
 
         Source: Cristian, "Probabilistic clock synchronization" (1989). The error is at most half of that try's time.
         """
         tries = []
         for _ in range(_NUM_PINGS):
-            asked = time.monotonic()
-            theirs = float(self.connection.ask({"ping": True}, "clock", deadline))
+            sent = time.monotonic()
+            theirs = float(self.connection.request({"ping": True}, "clock", deadline))
             answered = time.monotonic()
-            tries.append((answered - asked, (asked + answered) / 2 - theirs))
+            tries.append((answered - sent, (sent + answered) / 2 - theirs))
         self.clock_offset_s = min(tries)[1]
 
 
 def _process_here(hello: Hello) -> psutil.Process | None:
-    """The process that said it, if it is one of this machine, and a rank of that run as its arguments tell."""
+    """The process that sent the hello, if it is on this machine and its arguments name the same run."""
     if hello.pid_space == pid_space():
         with suppress(psutil.Error):
             process = psutil.Process(hello.pid)

@@ -1,7 +1,7 @@
-"""Runs a job by the user's launcher (torchrun, srun, mpirun …), on one machine or many: the same worker, same result.
+"""Runs a job through the user's launcher (torchrun, srun, mpirun …), on one machine or many, with the same results.
 
-The launcher starts `gpt-parallel worker` on each machine; the workers call back, are given their place in the mesh, and
-from then on are watched as local ranks are. A cut line ends a rank here and there.
+The launcher starts `gpt-parallel worker` on each machine; the workers connect to this process, receive their place in
+the mesh, and are then watched like local ranks. A lost connection ends the rank on both sides.
 """
 
 import secrets
@@ -28,15 +28,15 @@ from gpt_parallel.launch.watch import MissedDeadlineError, OnPhase, WatchedRank,
 from gpt_parallel.schema.result import RankReport
 from gpt_parallel.schema.run import Job, RunSpec
 
-_GRACE_S = 10.0  # for a launcher to end once its ranks have
-_LAST_WORDS_S = 2.0  # for a launcher to say how a rank that is gone has ended
+_GRACE_S = 10.0  # for a launcher to end once its ranks have ended
+_FINAL_OUTPUT_S = 2.0  # for a launcher to print how a lost rank has ended
 
 
 class External:
-    """A launcher that starts ranks, and the address at which they report. Listens as long as it lives."""
+    """A launcher that starts ranks, and the address at which they report. Listens until it is closed."""
 
     def __init__(self, launcher: Launcher, address: str | None = None) -> None:
-        """Raises SpecError if the launcher is not there or the address cannot be listened on."""
+        """Raises SpecError if the launcher is not installed or the address cannot be listened on."""
         self._launcher = launcher
         launcher.command(1, [])
         host, port = parse_address(address) if address else (default_host(launcher), 0)
@@ -59,7 +59,7 @@ class External:
         """Run a job on the launcher's ranks; reports in mesh order, their times by this machine's clock.
 
         A launcher of this machine and its ranks stay on the given cores. Raises LaunchError unless every rank delivered
-        its report and the launcher ended well.
+        its report and the launcher exited with code 0.
         """
         with run_directory() as directory:
             run = _Run(secrets.token_hex(8), job, on_phase or (lambda rank, phase: None), directory / "launcher.log")
@@ -70,8 +70,8 @@ class External:
         ranks: list[WatchedRank] = []
         process, is_over = None, False
         try:
-            self._listener.tell_followers(run.order)
-            with uninterrupted():  # or it would be left behind, not known of
+            self._listener.notify_followers(run.order)
+            with uninterrupted():  # an interrupt before the assignment would leave the process running
                 process = self._start(run, cores)
             self._gather(run, process, pending_ranks)
             ranks = assign_ranks(pending_ranks, run.job, run.deadline)
@@ -85,7 +85,7 @@ class External:
             return reports
         except LaunchError as error:
             if process is not None and any(rank.ended for rank in ranks):
-                launcher_process.has_ended(process, _LAST_WORDS_S)
+                launcher_process.has_ended(process, _FINAL_OUTPUT_S)
             kept = keep_logs(ranks, run.spec, run.begin, launcher=launcher_process.printed(run.log))
             message = f"{error}{launcher_process.tail(run.log)}\n\n{kept}"
             raise LaunchError(message) from error
@@ -94,7 +94,7 @@ class External:
                 for pending in pending_ranks:
                     pending.disconnect()
                 if not is_over:
-                    self._listener.tell_followers({"stop": run.name})
+                    self._listener.notify_followers({"stop": run.name})
                 if process is not None:
                     launcher_process.stop(process)
                 launcher_process.wait_until_gone(
@@ -105,35 +105,35 @@ class External:
         program = [sys.executable, "-m", "gpt_parallel", "worker", self._listener.address, run.name]
         with create_private(run.log) as output:
             command = self._launcher.command(run.spec.num_gpus, program)
-            # torchrun leaves directories behind. What others start may be elsewhere, where there is no such directory.
+            # torchrun leaves directories behind. Other launchers' ranks may be on machines without this directory.
             temporary = run.log.parent if self._launcher.is_torchrun else None
             return launcher_process.start(command, cores, output, temporary)
 
     def _gather(self, run: "_Run", process: "subprocess.Popen[bytes]", pending_ranks: list[PendingRank]) -> None:
-        told, size = -1, run.spec.num_gpus
+        num_shown, size = -1, run.spec.num_gpus
 
-        def go_on(pending_ranks: Sequence[PendingRank]) -> None:
-            nonlocal told
+        def check_progress(pending_ranks: Sequence[PendingRank]) -> None:
+            nonlocal num_shown
             for pending in pending_ranks:
                 check(pending, run.spec)
-            here = f"{len(pending_ranks)} of {size} ranks have reported at {self._listener.address}"
+            state = f"{len(pending_ranks)} of {size} ranks have reported at {self._listener.address}"
             if process.poll() is not None:
-                raise LaunchError(f"the launcher {self._launcher.name!r} ended with code {process.returncode}; {here}")
+                raise LaunchError(f"the launcher {self._launcher.name!r} ended with code {process.returncode}; {state}")
             if time.monotonic() > run.deadline:
                 raise LaunchError(
-                    f"the run did not start within {run.spec.execution.timeout_s:g} s: {here}. Is that address "
+                    f"the run did not start within {run.spec.execution.timeout_s:g} s: {state}. Is that address "
                     "reachable from their machines, and does each machine run its part (gpt-parallel join)?"
                 )
-            if len(pending_ranks) != told:
-                told = len(pending_ranks)
-                run.on_phase(0, f"wait for ranks ({told} of {size})")
+            if len(pending_ranks) != num_shown:
+                num_shown = len(pending_ranks)
+                run.on_phase(0, f"wait for ranks ({num_shown} of {size})")
 
-        self._listener.gather(pending_ranks, run.name, size, run.order, go_on)
+        self._listener.gather(pending_ranks, run.name, size, run.order, check_progress)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One launch. Its name is told to its ranks and to machines that follow."""
+    """One launch. Its name is sent to its ranks and to the machines that follow."""
 
     name: str
     job: Job
@@ -155,7 +155,7 @@ class _Run:
 
 
 def _watch(run: _Run, ranks: Sequence[WatchedRank]) -> None:
-    """Until every rank has ended well; raises LaunchError."""
+    """Watch the ranks until all have ended well; raises LaunchError if they do not."""
     try:
         if not watch(ranks, max(1.0, run.deadline - time.monotonic()), run.on_phase):
             raise failure(ranks, run.spec)
@@ -164,9 +164,9 @@ def _watch(run: _Run, ranks: Sequence[WatchedRank]) -> None:
 
 
 def default_host(launcher: Launcher) -> str:
-    """Where ranks reach this machine: the loopback interface if all are here, otherwise its name.
+    """The host at which ranks reach this machine: the loopback address if all are local, otherwise its name.
 
-    Raises SpecError where the name would lead other machines to themselves.
+    Raises SpecError if the name does not resolve, or resolves to an address of the loopback interface.
     """
     if launcher.is_local:
         return "127.0.0.1"
@@ -177,8 +177,8 @@ def default_host(launcher: Launcher) -> str:
         address = "127."
     if address.startswith("127."):
         raise SpecError(
-            f"this machine's name {name!r} is of no use to others (it stands for {address}…); "
-            "give --gpt-launcher-address (or --launcher-address) HOST:PORT, at which ranks on other machines reach it; "
-            "127.0.0.1:0 if all ranks are here"
+            f"other machines cannot reach this one by its name {name!r} (it resolves to {address}…); give "
+            "--gpt-launcher-address (or --launcher-address) HOST:PORT, by which they can, or 127.0.0.1:0 if all ranks "
+            "are on this machine"
         )
     return name

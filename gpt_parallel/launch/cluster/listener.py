@@ -1,9 +1,9 @@
-"""Where ranks that somebody else starts report: a listening socket, open for as long as the session.
+"""The socket at which ranks that a launcher started report; it listens for as long as the session lasts.
 
-Messages are JSON objects, a line each. A process says hello, answers a few questions about its clock and then behaves
-like a rank on a pipe. A machine on which the launcher has to be started by hand follows: it is told when, and the run's
-name, without being asked who it is. So whoever reaches the socket and speaks as they do can take part. What says
-neither is shown the door and makes nothing fail.
+Messages are JSON objects, one per line. A process sends a hello, answers requests about its clock and then behaves like
+a rank on a pipe. A machine on which the launcher has to be started by hand follows: it receives the times to start and
+the runs' names, without authentication. So any process that reaches the socket and uses this protocol can take part.
+Anything else is disconnected; it does not fail the run.
 """
 
 import json
@@ -17,7 +17,7 @@ from gpt_parallel.base.errors import SpecError
 from gpt_parallel.launch.cluster.connection import Connection, PendingRank
 from gpt_parallel.schema.handshake import Hello
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 
 
 class RankListener:
@@ -30,18 +30,18 @@ class RankListener:
         except OSError as error:
             raise SpecError(
                 f"launcher address {host}:{port}: cannot be listened on ({error.strerror or error}); "
-                "give this machine's name or address as the ranks' machines know it, and a free port"
+                "give a name or address by which the ranks' machines reach this one, and a free port"
             ) from error
         self._listener.setblocking(False)
         self.address = f"[{host}]" if ":" in host else host
         self.address += f":{self._listener.getsockname()[1]}"
         self._followers: list[Connection] = []
 
-    def tell_followers(self, order: Mapping[str, Any]) -> None:
-        """Tell machines that follow to start their launchers, or to stop them; those that are gone are forgotten."""
+    def notify_followers(self, order: Mapping[str, Any]) -> None:
+        """Order the machines that follow to start or stop their launchers; forget those that have disconnected."""
         for follower in list(self._followers):
             try:
-                follower.tell(order)
+                follower.send(order)
             except OSError:
                 follower.close()
                 self._followers.remove(follower)
@@ -52,30 +52,30 @@ class RankListener:
         run: str,
         size: int,
         order: Mapping[str, Any],
-        go_on: Callable[[Sequence[PendingRank]], None],
+        check_progress: Callable[[Sequence[PendingRank]], None],
     ) -> None:
-        """Have `size` processes of this run among the guests, one of each number: the latest, and none that hung up.
+        """Fill `pending_ranks` with `size` connected processes of this run, the latest of each rank number.
 
-        `go_on` is called now and then with those that came; it raises to give up. Machines that begin to follow
-        meanwhile get the `order` to start.
+        `check_progress` is called regularly with those that have reported; it raises to give up. Machines that begin to
+        follow meanwhile receive the `order` to start.
         """
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             try:
                 while len(pending_ranks) < size:
-                    for key, _ in selector.select(_LOOK_S):
+                    for key, _ in selector.select(_POLL_S):
                         if key.data is None:
                             self._accept(selector)
                         elif isinstance(key.data, Connection):
-                            if pending := self._greet(selector, key.data, run, order):
+                            if pending := self._read_hello(selector, key.data, run, order):
                                 _admit(pending, pending_ranks, selector)
-                        elif key.data in pending_ranks:  # it hung up, or speaks out of turn
+                        elif key.data in pending_ranks:  # it disconnected, or sent an unexpected message
                             _remove(key.data, pending_ranks, selector)
-                    go_on(pending_ranks)
+                    check_progress(pending_ranks)
             finally:
                 for key in selector.get_map().values():
                     if isinstance(key.data, Connection):
-                        key.data.close()  # whoever has not said who he is
+                        key.data.close()  # it has sent no hello
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         with suppress(OSError):
@@ -85,10 +85,10 @@ class RankListener:
             except OSError:
                 accepted.close()
 
-    def _greet(
+    def _read_hello(
         self, selector: selectors.BaseSelector, connection: Connection, run: str, order: Mapping[str, Any]
     ) -> PendingRank | None:
-        """Hear who is there; None until all is said, and for a follower or a stranger."""
+        """Read a connection's first line; None until it is complete, and for a follower or an invalid line."""
         pending = None
         try:
             line = connection.receive(0)
@@ -103,7 +103,7 @@ class RankListener:
     def _identify(self, connection: Connection, line: bytes, run: str, order: Mapping[str, Any]) -> PendingRank | None:
         message = json.loads(line)
         if isinstance(message, dict) and "follow" in message:
-            connection.tell(order)
+            connection.send(order)
             self._followers.append(connection)
             return None
         hello = Hello.model_validate(message)
@@ -112,14 +112,14 @@ class RankListener:
         return PendingRank(connection, hello)
 
     def close(self) -> None:
-        """Followers take this for the end of the session."""
+        """Stop listening and disconnect the followers, for which this ends the session."""
         self._listener.close()
         for follower in self._followers:
             follower.close()
 
 
 def _admit(pending: PendingRank, pending_ranks: list[PendingRank], selector: selectors.BaseSelector) -> None:
-    """A launcher that starts its ranks again (torchrun --max-restarts) gives them the same numbers."""
+    """Add a process. It replaces one of the same number, which a launcher has restarted (torchrun --max-restarts)."""
     for other in [other for other in pending_ranks if other.hello.rank == pending.hello.rank]:
         _remove(other, pending_ranks, selector)
     pending_ranks.append(pending)

@@ -1,4 +1,4 @@
-"""The launcher's own process, here or where a machine joins: started, and ended with all that it started."""
+"""The launcher's own process, here or on a machine that joins: started, and stopped with all its descendants."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.launch.local import kill_group, without_launchers
 
 _GONE_S = 2.0
-_STOP_S = 5.0  # for a launcher to end its ranks everywhere once it is told to
+_STOP_S = 5.0  # for a launcher to end its ranks everywhere after SIGTERM
 
 
 def start(
@@ -24,14 +24,14 @@ def start(
     output: IO[bytes] | None = None,
     temporary: Path | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start it, on these cores if any are given, with its temporary files there. Raises LaunchError if it cannot be."""
+    """Start a launcher, pinned to `cores` and with `temporary` as TMPDIR if they are given. Raises LaunchError."""
     environment = {
-        "OMP_NUM_THREADS": "1",  # torchrun would set it, and say so at length
-        **without_launchers(os.environ, kept=("SLURM_",)),  # srun's job
+        "OMP_NUM_THREADS": "1",  # otherwise torchrun sets it and prints a long warning
+        **without_launchers(os.environ, kept=("SLURM_",)),  # srun needs its job's variables
         **({"TMPDIR": str(temporary)} if temporary else {}),
     }
     try:
-        with _on(cores):
+        with _pinned_to(cores):
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -45,8 +45,8 @@ def start(
 
 
 @contextmanager
-def _on(cores: Sequence[int] | None) -> Iterator[None]:
-    """Have this thread on these cores, where what it starts stays."""
+def _pinned_to(cores: Sequence[int] | None) -> Iterator[None]:
+    """Pin this thread to these cores; processes that it starts meanwhile inherit them."""
     if cores is None or not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -67,7 +67,7 @@ def has_ended(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End it and its descendants, whatever sessions they have made themselves leaders of.
+    """Stop it and its descendants, even those in sessions of their own.
 
     A launcher passes SIGTERM on to its ranks, here and elsewhere.
     """
@@ -90,7 +90,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def wait_until_gone(processes: Sequence[psutil.Process]) -> None:
-    """A killed process holds its memory and its device for a moment longer."""
+    """Wait until killed processes have ended: for a moment they still hold their memory and devices."""
     deadline = time.monotonic() + _GONE_S
     while any(map(_runs, processes)) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -52,5 +52,5 @@ def test_the_order_of_calling_in_does_not_matter():
 
 @pytest.mark.parametrize(("hosts", "shown"), [("abbb", "1 on a, 3 on b"), ("abcd", "1 on a, 1 on b, 1 on c, 1 on d")])
 def test_tensor_shards_on_two_machines_are_refused(hosts, shown):
-    with pytest.raises(LaunchError, match=f"tensor parallelism of 2 must stay inside a machine.* ranks {shown}"):
+    with pytest.raises(LaunchError, match=f"tensor parallelism of 2 must stay inside a machine.* as {shown}"):
         machines_of(MeshSpec(dp=2, tp=2), list(hosts))

@@ -69,7 +69,7 @@ def test_the_program_follows_the_launcher_s_own_words():
 
 
 def test_a_launcher_that_is_not_there_is_named():
-    with pytest.raises(SpecError, match="launcher 'no-such-launcher': there is no such program here"):
+    with pytest.raises(SpecError, match="launcher 'no-such-launcher': no such program on this machine"):
         parse_launcher("no-such-launcher -n 2").command(2, [])
 
 

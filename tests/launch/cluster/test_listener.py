@@ -102,7 +102,7 @@ def test_a_number_that_cannot_be_is_told(call, gather):
     call(2)
     (pending,) = gather(1)
 
-    with pytest.raises(LaunchError, match=r"calls a process on one \(127\.0\.0\.1\) rank 2 of 2, from 0 on"):
+    with pytest.raises(LaunchError, match=r"gave a process on one \(127\.0\.0\.1\) rank 2, but ranks go from 0 to 1"):
         check(pending, spec(2))
 
 
@@ -125,7 +125,7 @@ def test_a_rank_may_take_long_to_answer(call, gather, monkeypatch):
         type(pending.connection), "receive", lambda self, timeout_s: timeouts.append(timeout_s) or b'{"x": 1}'
     )
 
-    assert pending.connection.ask({"ping": True}, "x", time.monotonic() + 500) == 1
+    assert pending.connection.request({"ping": True}, "x", time.monotonic() + 500) == 1
     assert timeouts[0] > 400
     assert caller
     settimeout(None)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt_parallel.launch.cluster.remote_process import RemoteProcess, on_clock, reports_of
+from gpt_parallel.launch.cluster.remote_process import RemoteProcess, reports_of, to_local_clock
 from gpt_parallel.launch.watch import WatchedRank
 from gpt_parallel.schema.result import BatchTimeline
 from tests.support.factories import rank_report, round_report
@@ -17,7 +17,7 @@ class Hears:
     def __init__(self, *pieces):
         self.socket, self._pieces = self, iter((*pieces, b""))
 
-    def tell(self, message):
+    def send(self, message):
         raise BrokenPipeError
 
     def settimeout(self, timeout):
@@ -38,7 +38,7 @@ class Hears:
 def test_stacks_are_read_until_the_connection_ends(pieces, told):
     process = RemoteProcess(SimpleNamespace(connection=Hears(*pieces), process=None))
 
-    process.ask_for_stacks()
+    process.request_stacks()
 
     assert process.read_stacks() == told
 
@@ -48,7 +48,7 @@ def test_ranks_share_one_deadline_for_their_stacks(monkeypatch):
     timeouts = []
     monkeypatch.setattr(Hears, "settimeout", lambda self, timeout: timeouts.append(timeout))
     for process in processes:
-        process.ask_for_stacks()
+        process.request_stacks()
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
 
@@ -84,7 +84,7 @@ def test_times_of_other_clocks_are_shifted():
         rounds=(timed.model_copy(update={"timelines": (*timed.timelines, BatchTimeline(batch_id="1"))}),)
     )
 
-    (shifted,) = on_clock(report, -0.5).rounds
+    (shifted,) = to_local_clock(report, -0.5).rounds
 
     assert shifted.seconds == 5.0
     assert shifted.timelines[0] == BatchTimeline(batch_id="0", start_s=0.5, token_times_s=(1.5, 2.5))
