@@ -59,7 +59,7 @@ class Command:
     @property
     def pid(self):
         while self._process.pid is None:
-            self._process._take(os.read(self._process._status_pipe, 4096))
+            self._process._read_status(os.read(self._process._status_pipe, 4096))
         return self._process.pid
 
     @property
