@@ -13,7 +13,9 @@ from tests.support.factories import bench, document, summary
 
 
 @pytest.fixture
-def record():
+def record(monkeypatch):
+    """Its reports are without charts, which take long and have tests of their own."""
+    monkeypatch.setattr(render, "draw_charts", lambda *_: [])
     record = SessionRecord()
     record.add("benchmarks/t.py::t[a]", "t[a]", "generation", {}, summary())
     return record

@@ -14,7 +14,7 @@ from gpt_parallel.report import render
 from gpt_parallel.report.render import write_report
 from gpt_parallel.report.saved_run import ReportError, load_run
 from tests.support.factories import bench, document
-from tests.support.halting import benchmarks, halting, journal, report, run
+from tests.support.halting import CHARTLESS, benchmarks, halting, journal, report, run
 
 GPT_PARALLEL = str(Path(sys.executable).parent / "gpt-parallel")
 CLI_SMOKE = ("--preset", "smoke", "--device", "cpu", "--num-iterations", "1")
@@ -123,7 +123,7 @@ def test_a_directory_that_vanishes_stops_the_session_and_the_report_is_written_a
 
 
 def test_a_full_disk_under_pytest_benchmarks_own_file_is_one_line(on_small_disk, tmp_path):
-    command = benchmarks(tmp_path / "r", "-k", "1gpu", "--benchmark-json", "{disk}/b.json")
+    command = benchmarks(tmp_path / "r", "-k", "1gpu", *CHARTLESS, "--benchmark-json", "{disk}/b.json")
 
     done, _ = on_small_disk("4k", shlex.join(command))
 

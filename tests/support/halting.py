@@ -22,7 +22,7 @@ from tests.support.processes import environment, heed_ctrl_c
 SMOKE = ("--gpt-preset", "smoke", "--gpt-device", "cpu", "--gpt-num-iterations", "1")
 LIMITED = "GPT_PARALLEL_TEST_LIMITED"  # "PART OF A CASE'S NAME:SECONDS:METHOD"
 _DEADLINE_S = 180
-_CHARTLESS = ("-p", "tests.support.without_charts")
+CHARTLESS = ("-p", "tests.support.without_charts")
 
 
 def pytest_collection_modifyitems(items):
@@ -41,7 +41,7 @@ def benchmarks(directory, *arguments):
 def run(command, **variables):
     """A session warm and without charts, whatever else cold."""
     if _is_session(command):
-        return warm.run([*command, *_CHARTLESS], cwd=ROOT, env=environment(**variables), timeout=_DEADLINE_S)
+        return warm.run([*command, *CHARTLESS], cwd=ROOT, env=environment(**variables), timeout=_DEADLINE_S)
     return subprocess.run(
         command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=_DEADLINE_S
     )
@@ -95,7 +95,7 @@ def halting(command, phase, tmp_path, **variables):
 
 def _start(command, variables):
     if _is_session(command):
-        return warm.Command([*command, *_CHARTLESS], env=variables, merged=True)
+        return warm.Command([*command, *CHARTLESS], env=variables, merged=True)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=variables, preexec_fn=heed_ctrl_c, **streams)
 

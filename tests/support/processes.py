@@ -19,10 +19,11 @@ WARM_SERVER = "tests.support.warm_server"
 def environment(**changes):
     """The user's environment without pytest's own variables: inside a pytest-xdist worker nothing would be timed.
 
-    And without the plugin of hypothesis, which users need not have, and which takes as long to import as all the rest.
+    And without the plugins of hypothesis and anyio, which users need not have: importing them takes as long as all the
+    rest.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return kept | {"PYTEST_ADDOPTS": "-p no:hypothesispytest"} | changes
+    return kept | {"PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio"} | changes
 
 
 def heed_ctrl_c():
