@@ -13,7 +13,7 @@ import pytest
 
 from gpt_parallel.launch import fork_server
 from gpt_parallel.launch.devices import cuda_devices
-from tests.support.processes import USERS_SERVER, WARM_SERVER
+from tests.support import warm
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 USERS_OWN = "GPT_PARALLEL_TEST_VISIBLE_DEVICES"  # what the user had that say, or "all"; pytest-xdist hands it on
@@ -22,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 os.environ.setdefault(USERS_OWN, os.environ.get(VISIBLE, "all"))
 os.environ[VISIBLE] = ""
 
-fork_server.SERVER = WARM_SERVER
+fork_server.subprocess = warm.Subprocess(warm.RankServer)
 
 
 def pytest_configure(config):
@@ -33,17 +33,14 @@ def pytest_configure(config):
 
 @contextmanager
 def _users_gpus():
-    """With the GPUs that the user lets us see, and ranks forked from what a user's are forked from."""
+    """With the GPUs that the user lets us see; an import of the warm server's may have spoken to their driver."""
     cuda_devices.cache_clear()
-    fork_server.stop()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fork_server, "SERVER", USERS_SERVER)
+    with pytest.MonkeyPatch.context() as patch, warm.users_server():
         if os.environ[USERS_OWN] == "all":
             patch.delenv(VISIBLE)
         else:
             patch.setenv(VISIBLE, os.environ[USERS_OWN])
         yield
-    fork_server.stop()
     cuda_devices.cache_clear()
 
 
@@ -74,6 +71,13 @@ def pytest_collection_finish():
     """Models here are so small that more threads only wait for each other."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def users_server():
+    """For tests of what ranks are forked from, and of what lies in its memory: it is as users have it."""
+    with warm.users_server():
+        yield
 
 
 @pytest.fixture(scope="session")

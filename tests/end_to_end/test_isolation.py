@@ -32,7 +32,7 @@ from gpt_parallel.report.render import write_report
 from gpt_parallel.report.saved_run import load_run
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.run import MeshSpec
-from tests.support import mutants
+from tests.support import mutants, warm
 from tests.support.factories import bench, document, rank_report, run_result, run_spec
 from tests.support.paths import ROOT
 from tests.support.processes import environment, ranks_alive
@@ -363,17 +363,16 @@ def test_figures_of_a_launch_on_shared_cores_are_marked(launcher, monkeypatch):
 
 @pytest.fixture
 def umask():
-    """umask(mask) until the test ends."""
+    """umask(mask) until the test ends, for ranks too."""
     before = os.umask(0o022)
-    yield os.umask
+    with warm.users_server():
+        yield os.umask
     os.umask(before)
-    fork_server.stop()  # it has taken on the test's mask
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o277])
 def test_a_run_s_files_are_private_whatever_the_umask(umask, monkeypatch, tmp_path, mask):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    fork_server.stop()
     umask(mask)
     modes = {}
 

@@ -9,16 +9,6 @@ from gpt_parallel.schema.fault import FaultSpec
 from tests.support import mutants, processes
 
 
-@pytest.fixture(scope="module")
-def users_server():
-    """For tests of what ranks are forked from, and of what it has imported: it is as users have it."""
-    fork_server.stop()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fork_server, "SERVER", processes.USERS_SERVER)
-        yield
-    fork_server.stop()
-
-
 @pytest.fixture
 def make_suite():
     """make_suite(fault, **settings): a small one on the CPU, without verification."""

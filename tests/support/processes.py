@@ -8,12 +8,10 @@ from contextlib import suppress
 import psutil
 
 from gpt_parallel.launch import fork_server
+from tests.support.warm import RANKS
 
 MARK = "GPT_PARALLEL_TEST_PROCESS"  # in the environment of all that this process starts
 os.environ[MARK] = secrets.token_hex(8)
-
-USERS_SERVER = fork_server.SERVER
-WARM_SERVER = "tests.support.warm_server"
 
 
 def environment(**changes):
@@ -38,8 +36,7 @@ def ranks_alive():
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_ours = process.environ().get(MARK) == os.environ[MARK]
-            command = " ".join(process.cmdline())
-            is_rank = "gpt_parallel.engine" in command or WARM_SERVER in command
+            is_rank = "gpt_parallel.engine" in " ".join(process.cmdline()) or process.name() == RANKS
             if is_ours and is_rank and (server is None or process.pid != server.pid):
                 found.append(process)
     return found

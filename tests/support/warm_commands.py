@@ -1,4 +1,4 @@
-"""The process that `tests.support.warm` forks commands from, and what such a fork does."""
+"""The process that `tests.support.warm` forks others from, and what such a fork does."""
 
 import atexit
 import importlib
@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jinja2  # noqa: F401
 import matplotlib.backends.backend_agg
@@ -21,15 +22,24 @@ import gpt_parallel.engine.job
 import gpt_parallel.report.render
 from gpt_parallel.engine.process import fork_server as engine_server
 from gpt_parallel.launch import fork_server
-from tests.support.warm import GPT_PARALLEL, PYTEST, python_path
+from tests.support.warm import GPT_PARALLEL, PYTEST, RANKS, Subprocess, python_path
+
+NAME_OF_RANKS = Path("/proc/self/comm")  # what `ps` shows of a process, and of its forks
 
 
 def main(arguments):
-    """A fork's: [DIRECTORY, DESCRIPTOR OF STANDARD ERROR, PID OF THE SERVER, PROGRAM OR MODULE, …]."""
-    directory, error, _, program, *words = arguments
-    os.dup2(int(error), 2)
-    os.close(int(error))
+    """A fork's: [DIRECTORY, DESCRIPTOR, PID OF THE SERVER, PROGRAM OR MODULE, …].
+
+    The descriptor is standard error, or the socket of a server of ranks.
+    """
+    directory, descriptor, _, program, *words = arguments
     os.chdir(directory)
+    if program == RANKS:
+        (sys.path[:],) = map(json.loads, words)
+        NAME_OF_RANKS.write_text(program)
+        return engine_server.main([descriptor])
+    os.dup2(int(descriptor), 2)
+    os.close(int(descriptor))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where Ctrl-C is ignored
     atexit._clear()
     sys.path[:] = python_path(directory if program == PYTEST else None, os.environ)
@@ -38,7 +48,8 @@ def main(arguments):
     sys.argv = [program, *words]
     if program not in (PYTEST, GPT_PARALLEL):
         return importlib.import_module(program).main(*words) or 0
-    fork_server.subprocess = _Subprocess(Twin())
+    twins = [Twin()]
+    fork_server.subprocess = Subprocess(lambda *given, **options: start_server(twins, *given, **options))
     try:
         code = pytest.console_main() if program == PYTEST else gpt_parallel.cli.main()
     except SystemExit as left:
@@ -100,21 +111,13 @@ def _become_server(line):
         os._exit(code)
 
 
-class _Subprocess:
-    """The module `subprocess` as fork_server sees it: the first server is the twin."""
-
-    def __init__(self, twin):
-        self._twin = twin
-
-    def __getattr__(self, name):
-        return getattr(subprocess, name)
-
-    def Popen(self, command, **options):  # noqa: N802
-        twin, self._twin = self._twin, None
-        if twin is None:
-            return subprocess.Popen(command, **options)
-        twin.begin(options["stdout"].fileno(), options["env"], *options["pass_fds"])
-        return twin
+def start_server(twins, command, **options):
+    """The first server is the twin, others start cold."""
+    if not twins:
+        return subprocess.Popen(command, **options)
+    twin = twins.pop()
+    twin.begin(options["stdout"].fileno(), options["env"], *options["pass_fds"])
+    return twin
 
 
 if __name__ == "__main__":

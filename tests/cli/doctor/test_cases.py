@@ -91,7 +91,7 @@ def test_weights_are_not_fetched_to_look_at_cases(facts, monkeypatch):
     assert found["pure_data_parallel-1"] == ("runs", "")
 
 
-def test_the_estimate_holds_on_this_machine(tmp_path):
+def test_the_estimate_holds_on_this_machine(tmp_path, users_server):
     """Within a quarter of what a rank of the tiny model really took at its peak, torch itself included."""
     suite = Suite(make_settings("smoke", {"device": "cpu", "verify": "false", "num_iterations": "1"}))
     spec = suite.spec("tensor_data_hybrid", 2)
