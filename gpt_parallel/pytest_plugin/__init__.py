@@ -1,4 +1,4 @@
-"""What pytest loads at every start: hooks and options, cases, the fixtures that run one, what a session keeps."""
+"""The pytest plugin: hooks and options, cases, the fixtures that run a case, and the files that a session keeps."""
 
 from gpt_parallel.pytest_plugin.state import refuse_parallel_timing
 

@@ -1,4 +1,4 @@
-"""The cases of a pytest session as pytest's parameters."""
+"""Turns the cases of a pytest session into pytest parameters."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from gpt_parallel.layout.strategies import STRATEGIES
 
 
 def make_parameters(settings: Settings) -> tuple[tuple[str, ...], list[Any]]:
-    """The names `strategy` and `num_gpus`, with several batch sizes `gpt_batch_size`, and a row for each case.
+    """The names `strategy` and `num_gpus`, also `gpt_batch_size` with several batch sizes, and a row for each case.
 
-    Strategies that do not exist are left out: they may be registered later, and who runs cases checks that.
+    Unknown strategies are left out: a conftest.py may still register them, and the plugin checks before cases run.
     """
     names = ("strategy", "num_gpus", "gpt_batch_size")[: 3 if settings.all_batch_sizes else 2]
     known = [name for name in settings.strategies if name in STRATEGIES]

@@ -24,10 +24,10 @@ def gpt_suite(request: pytest.FixtureRequest) -> "Suite":
 
 @pytest.fixture
 def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> "Callable[..., Sequence[RunResult]]":
-    """Call it with a function that makes a case's launches, the number of their timed rounds, and perhaps their spec.
+    """A function that records a case: `record(make_launches, num_rounds, spec=None)` calls `make_launches` once.
 
-    The rounds become pytest-benchmark's, the figures its `extra_info`; the case gets its row in table and report. With
-    `--gpt-resume` the launches may be an earlier session's; those of another spec are not.
+    The timed rounds become pytest-benchmark's, the figures its `extra_info`; the case gets a row in table and report.
+    With `--gpt-resume` an earlier session's launches are used instead, unless they have another spec.
     """
 
     def record(
@@ -40,7 +40,7 @@ def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") ->
                 results = replay_rounds(benchmark, lambda: kept, num_rounds)
             else:
                 results = replay_rounds(benchmark, make_launches, num_rounds)
-            summary = keeper.measured(request.node, benchmark.group, results)
+            summary = keeper.add_case(request.node, benchmark.group, results)
             benchmark.extra_info.update(summary.model_dump(mode="json"))
         except BaseException:
             benchmark.has_error = True
@@ -52,7 +52,7 @@ def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") ->
 
 @pytest.fixture
 def gpt_batch_size() -> int | None:
-    """The batch size of a case; None is that of the settings. Several of them (`--gpt-batch-sizes`) parametrise it."""
+    """A case's batch size; None for that of the settings. `--gpt-batch-sizes` parametrises it."""
     return None
 
 
@@ -64,10 +64,9 @@ def gpt_case(
     gpt_suite: "Suite",
     gpt_record: "Callable[..., Sequence[RunResult]]",
 ) -> "Callable[[str, int], RunResult]":
-    """Call it with a strategy's name and a number of devices to run, verify and time that case.
+    """A function that runs, verifies and times a case, given a strategy's name and a number of devices.
 
-    A case that fails or does not match its reference leaves no timing. With `--benchmark-disable` the case is verified
-    only.
+    A case that fails or does not match its reference leaves no timing. With `--benchmark-disable` it is only verified.
     """
     from gpt_parallel.base.errors import SpecError
     from gpt_parallel.bench.verifier import VerificationError

@@ -1,4 +1,4 @@
-"""Which of pytest's items are generation cases."""
+"""Tells generation cases from pytest's other items."""
 
 import pytest
 

@@ -1,7 +1,4 @@
-"""What pytest users can choose: `--gpt-…` options, ini values, a configuration file, turned into `Settings`.
-
-Apart from the plugin because it is about words, not about running cases.
-"""
+"""The `--gpt-…` options of pytest, their ini values and the configuration file, turned into `Settings`."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +9,7 @@ from gpt_parallel.inputs.settings import PRESETS, Settings, make_settings, optio
 
 
 class SessionChoice(NamedTuple):
-    """The settings of a session, and notes about options that have nothing to do."""
+    """The settings of a session, and notes about options without effect."""
 
     settings: Settings
     notes: list[str]
@@ -23,18 +20,18 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
     parser.addini("gpt_preset", "default of --gpt-preset")
     group.addoption(
-        "--gpt-config", metavar="FILE", help="YAML file of settings; options win over it, it over ini values"
+        "--gpt-config", metavar="FILE", help="YAML file of settings; overrides ini values, overridden by options"
     )
-    group.addoption("--gpt-print-config", action="store_true", help="print the settings as such a file and stop")
-    group.addoption("--gpt-report", metavar="DIR", help="where the report goes; default: reports/latest")
-    group.addoption("--gpt-no-report", action="store_true", help="write no report, and no journal")
+    group.addoption("--gpt-print-config", action="store_true", help="print the settings as a YAML file and exit")
+    group.addoption("--gpt-report", metavar="DIR", help="directory for the report; default: reports/latest")
+    group.addoption("--gpt-no-report", action="store_true", help="write neither report nor journal")
     group.addoption(
-        "--gpt-resume", action="store_true", help="launch only what the report directory's journal does not have"
+        "--gpt-resume", action="store_true", help="launch only cases that the report directory's journal does not have"
     )
     group.addoption(
         "--gpt-inject-fault",
         metavar="PHASE:RANK:ACTION",
-        help="have a rank of each case fail; for tests of gpt_parallel itself, and nothing it measures counts",
+        help="make a rank of each case fail; for tests of gpt_parallel itself, whose figures do not count",
     )
     for option in options():
         flag, field, text = f"--gpt-{option.name}", f"gpt_{option.field}", option.help.replace("%", "%%")
@@ -49,28 +46,31 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def has_own_options(config: pytest.Config) -> bool:
-    """Whether the user set anything of ours."""
+    """Whether the user gave any option or ini value of this plugin."""
     names = ("preset", "config", *Settings.model_fields)
     return any(config.getoption(f"gpt_{name}") for name in names) or bool(_ini_values(config) or _aliases(config))
 
 
 def refuse_contradictions(config: pytest.Config) -> None:
-    """Raise UsageError where options of ours cannot be followed together."""
+    """Raise UsageError for options of this plugin that contradict others."""
     for other in ("--gpt-no-report", "--benchmark-disable"):
         if config.getoption("gpt_resume") and config.getoption(other[2:].replace("-", "_"), False):
             raise pytest.UsageError(
-                f"gpt_parallel: --gpt-resume goes on with a journal, and {other} keeps none; leave one of them out"
+                f"gpt_parallel: --gpt-resume continues a journal, but {other} keeps none; leave one of them out"
             )
 
 
-def choose(config: pytest.Config) -> SessionChoice:
-    """Options win over the file, the file over ini values, those over the preset. Raises SpecError."""
+def choose_settings(config: pytest.Config) -> SessionChoice:
+    """Combine options, which override the file, which overrides ini values, which override the preset.
+
+    Raises SpecError.
+    """
     from gpt_parallel.inputs.execution import default_preset
     from gpt_parallel.inputs.yaml_file import ConfigFile, read_config
 
-    asked = {name: config.getoption(f"gpt_{name}") or None for name in Settings.model_fields}
-    asked["launcher"] = config.getoption("gpt_launcher")  # an empty one is a mistake, and not no launcher
-    given, notes = apply_aliases(_aliases(config), asked)
+    chosen = {name: config.getoption(f"gpt_{name}") or None for name in Settings.model_fields}
+    chosen["launcher"] = config.getoption("gpt_launcher")  # an empty text is an error, not a missing option
+    given, notes = apply_aliases(_aliases(config), chosen)
     path = config.getoption("gpt_config")
     file = read_config(config.invocation_params.dir / path) if path else ConfigFile({})
     ini = _ini_values(config)
@@ -84,4 +84,4 @@ def _ini_values(config: pytest.Config) -> dict[str, str]:
 
 
 def _aliases(config: pytest.Config) -> dict[str, Any]:
-    return {c.field: value for c in ALIASES if (value := config.getoption(f"gpt_{c.field}"))}
+    return {alias.field: value for alias in ALIASES if (value := config.getoption(f"gpt_{alias.field}"))}

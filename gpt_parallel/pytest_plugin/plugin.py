@@ -1,6 +1,6 @@
-"""The hooks: options, cases, what is refused before any rank starts, and what the session keeps.
+"""The hooks: they add options, make the cases, check them before any rank starts, and keep the session's files.
 
-Loaded at every pytest start, so it imports nothing heavy at its top, and never torch.
+pytest loads this module at every start, so it imports nothing heavy at its top, and never torch.
 """
 
 from pathlib import Path
@@ -40,8 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     from gpt_parallel.pytest_plugin.options import has_own_options, refuse_contradictions
 
     config.addinivalue_line("markers", "gpus(n): the number of devices a generation case runs on")
-    if not _has_benchmark(config):  # cases cannot run, and are to say so instead of stumbling over their marks
-        config.addinivalue_line("markers", "benchmark: of pytest-benchmark, which is not loaded")
+    if not _has_benchmark(config):  # with an unknown mark, cases would fail before our message about its absence
+        config.addinivalue_line("markers", "benchmark: a mark of pytest-benchmark, which is not loaded")
     refuse_contradictions(config)
     if has_own_options(config):
         settings_of(config)  # a wrong option is a usage error now, not a failed case later
@@ -52,7 +52,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give tests that use `gpt_case`, `strategy` and `num_gpus` the strategy × device count cases."""
+    """Parametrise tests that use `gpt_case`, `strategy` and `num_gpus` with the strategy × device count cases."""
     if not {"gpt_case", "strategy", "num_gpus"} <= set(metafunc.fixturenames):
         return
     if any("num_gpus" in str(mark.args[:1]) for mark in metafunc.definition.iter_markers("parametrize")):
@@ -63,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _check_strategies(settings: "Settings") -> None:
-    """Raise UsageError for strategies that do not exist, now that every conftest.py has registered its own."""
+    """Raise UsageError for unknown strategies, once every conftest.py has registered its own."""
     from gpt_parallel.base.errors import SpecError
     from gpt_parallel.layout.strategies import check_known
 
@@ -76,7 +76,7 @@ def _check_strategies(settings: "Settings") -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have pytest-benchmark time cases by the ranks' clock; the nearest mark is the one it reads."""
+    """Make pytest-benchmark time cases by the ranks' clock; it reads the nearest mark."""
     if SETTINGS in config.stash:
         _check_strategies(config.stash[SETTINGS])
     for item in items:
@@ -97,14 +97,14 @@ def _has_benchmark(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Before any rank starts: everything that cannot be run is one usage error."""
+    """Check all cases before any rank starts; those that cannot run make one usage error."""
     config = session.config
     failed = session.testsfailed and not config.option.continue_on_collection_errors
     cases = [item for item in session.items if is_case(item)]
     if config.option.collectonly or failed or not cases or _is_xdist_worker(config):
         return
     _check_specs(session)
-    _begin(config, [item for item in cases if not item.get_closest_marker("skip")])
+    _start_keeper(config, [item for item in cases if not item.get_closest_marker("skip")])
 
 
 def _check_specs(session: pytest.Session) -> None:
@@ -118,7 +118,7 @@ def _check_specs(session: pytest.Session) -> None:
             continue
         if not {"strategy", "num_gpus"} <= set(parameters):
             continue
-        if not session.config.getoption("gpt_resume"):  # where all is replayed none is needed
+        if not session.config.getoption("gpt_resume"):  # a resumed session may need no rank
             fork_server.warm_up()
         try:
             suite_of(session.config).spec(
@@ -130,8 +130,8 @@ def _check_specs(session: pytest.Session) -> None:
         raise usage_error(list(problems))
 
 
-def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
-    """Have the session keep what its cases leave, and say what an earlier one has left."""
+def _start_keeper(config: pytest.Config, cases: list[pytest.Item]) -> None:
+    """Register the session's keeper, and print its notes about random weights and an earlier session's journal."""
     from gpt_parallel.base.errors import SpecError
     from gpt_parallel.base.signals import install_interrupt_handler
     from gpt_parallel.launch import fork_server
@@ -144,7 +144,7 @@ def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
         raise usage_error(error.problems) from error
     config.stash[KEEPER] = keeper
     config.pluginmanager.register(keeper)
-    if not all(keeper.has(case.nodeid) for case in cases):
+    if not all(keeper.has_finished(case.nodeid) for case in cases):
         fork_server.warm_up()
     install_interrupt_handler()
     if reporter := config.pluginmanager.get_plugin("terminalreporter"):
@@ -153,7 +153,7 @@ def _begin(config: pytest.Config, cases: list[pytest.Item]) -> None:
 
 
 def _report_directory(config: pytest.Config) -> Path | None:
-    """Where the session's files go; None where it is to leave none, or times nothing."""
+    """The directory for the session's files; None if it writes none or times nothing."""
     is_disabled = config.getoption("benchmark_disable") and not config.getoption("benchmark_enable")
     if config.getoption("gpt_no_report") or is_disabled or config.getoption("benchmark_skip"):
         return None

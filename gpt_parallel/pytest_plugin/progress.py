@@ -1,4 +1,4 @@
-"""Progress under pytest: the line stands behind the dots and is taken back, so that they stay whole."""
+"""Progress under pytest: a line behind the dots, erased afterwards so that the dots stay in one piece."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from gpt_parallel.bench.progress import LOG_EVERY_S, CaseProgress
 
 
 def pytest_progress(config: pytest.Config) -> CaseProgress:
-    """Behind the dots of a terminal; with -v on lines of its own in a log; nothing with -q, or in a log without -v."""
+    """Make the progress display: behind a terminal's dots, with -v on lines of its own in a log, otherwise none."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     verbosity = config.get_verbosity()
     if reporter is None or verbosity < 0:
@@ -26,9 +26,9 @@ def pytest_progress(config: pytest.Config) -> CaseProgress:
     if writer.hasmarkup:
 
         def show_inline(text: str) -> None:
-            room = max(0, writer.fullwidth - writer.width_of_current_line - 2)
-            # Save the cursor, write, clear to the end of the line, go back.
-            uncaptured(lambda: _write(f"\x1b7 {text[:room]}\x1b[K\x1b8" if text else "\x1b[K"))
+            width = max(0, writer.fullwidth - writer.width_of_current_line - 2)
+            # Save the cursor, write, clear to the end of the line, restore the cursor.
+            uncaptured(lambda: _write(f"\x1b7 {text[:width]}\x1b[K\x1b8" if text else "\x1b[K"))
 
         def _write(text: str) -> None:
             writer._file.write(text)  # not counted as a part of pytest's line

@@ -1,4 +1,4 @@
-"""What a pytest session has one of: its settings, suite, record keeper and progress line, made when first asked for."""
+"""The objects that a pytest session has one of: settings, suite, record keeper and progress, created on first use."""
 
 import os
 from typing import TYPE_CHECKING
@@ -22,10 +22,10 @@ def settings_of(config: pytest.Config) -> "Settings":
     if SETTINGS not in config.stash:
         from gpt_parallel.base.errors import SpecError
         from gpt_parallel.inputs.execution import device_counts, resolve_device
-        from gpt_parallel.pytest_plugin.options import choose
+        from gpt_parallel.pytest_plugin.options import choose_settings
 
         try:
-            settings, notes = choose(config)
+            settings, notes = choose_settings(config)
             resolve_device(settings)
             counts = device_counts(settings)
             if settings.launcher and not settings.device_counts and len(counts) == 1:
@@ -63,7 +63,7 @@ def progress_of(config: pytest.Config) -> "CaseProgress":
 
 
 def keeper_of(config: pytest.Config) -> "SessionKeeper":
-    """The session's; where a fixture was asked for by name in a test's body, one without files."""
+    """The session's keeper; one without files if a test's body requests the fixture by name."""
     if KEEPER not in config.stash:
         from gpt_parallel.pytest_plugin.session_keeper import SessionKeeper
 
@@ -73,11 +73,11 @@ def keeper_of(config: pytest.Config) -> "SessionKeeper":
 
 
 def refuse_parallel_timing(config: pytest.Config) -> None:
-    """Raise UsageError where pytest-xdist would run timed cases side by side; call it from a conftest.py.
+    """Raise UsageError if pytest-xdist would run timed cases side by side; call it from a conftest.py.
 
-    pytest-benchmark would switch itself off and pass, without a number.
+    Otherwise pytest-benchmark would disable itself, and the tests would pass without a timing.
     """
-    # pytest-benchmark goes by the variable too, which processes started by a worker inherit.
+    # pytest-benchmark checks the variable too, which a worker's child processes inherit.
     parallel = config.getoption("dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ
     if parallel and not config.getoption("benchmark_disable", False) and not config.option.collectonly:
         raise pytest.UsageError(

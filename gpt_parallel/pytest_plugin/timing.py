@@ -1,4 +1,4 @@
-"""Has pytest-benchmark time rounds that were measured elsewhere: in the ranks."""
+"""Makes pytest-benchmark time rounds that were measured elsewhere: in the ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ _measured_s = 0.0
 
 
 def measured_clock() -> float:
-    """The timer of generation cases: seconds that ranks have measured so far. It stands still in between."""
+    """The timer of generation cases: the seconds that ranks have measured so far. It advances by whole rounds."""
     return _measured_s
 
 
@@ -29,14 +29,14 @@ def replay_rounds(
     replayed: Iterator[float] = iter(())
 
     def reset_clock() -> None:
-        _advance_clock(-_measured_s)  # from zero a round's seconds are its reading, to the bit
+        _advance_clock(-_measured_s)  # from zero, the reading is exactly the round's seconds
 
-    def play_round() -> None:
+    def replay_round() -> None:
         nonlocal replayed
         if not results:
             results.extend(make_launches())
             replayed = iter([seconds for result in results for seconds in result.figures.round_seconds])
         _advance_clock(next(replayed, 0.0))
 
-    benchmark.pedantic(play_round, setup=reset_clock, rounds=num_rounds)
+    benchmark.pedantic(replay_round, setup=reset_clock, rounds=num_rounds)
     return results

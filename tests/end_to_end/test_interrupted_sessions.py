@@ -96,7 +96,7 @@ def test_one_signal_is_enough_and_resuming_goes_on(tmp_path):
     done = run(pure_cases(tmp_path / "r", "--gpt-resume", "--benchmark-json", tmp_path / "b.json"))
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"going on with {tmp_path / 'r' / 'session.jsonl'}, which has 1 of 3 cases" in done.stdout
+    assert f"resuming {tmp_path / 'r' / 'session.jsonl'}, which has 1 of 3 cases" in done.stdout
     assert "1 of 3 cases come from an earlier session and were not launched again" in done.stdout
     assert (tmp_path / "r" / "session.jsonl").read_bytes().startswith(before)
     assert journal(tmp_path / "r") == [(ONE, "passed"), (TWO, "passed"), (FOUR, "passed")]
@@ -156,15 +156,12 @@ def test_a_killed_session_is_gone_on_with_or_put_aside(tmp_path):
 
     assert done.returncode == 0, done.stdout + done.stderr
     aside = tmp_path / "r" / "session.previous.jsonl"
-    assert (
-        f"the journal of a session that did not end (finished cases: 1) is now {aside}; --gpt-resume would"
-        in done.stdout
-    )
+    assert f"the journal of an unfinished session (finished cases: 1) is now {aside}; --gpt-resume would" in done.stdout
     assert aside.read_bytes() == left
     assert journal(tmp_path / "r") == [(TWO, "passed")]
 
     again = run(benchmarks(tmp_path / "r", "-k", "pure and 1gpu"))
-    assert "did not end" not in again.stdout, "that one did"
+    assert "unfinished session" not in again.stdout, "that one did"
     assert aside.read_bytes() == left
 
 
@@ -213,7 +210,7 @@ def test_without_a_journal_there_is_nothing_to_resume(other, tmp_path):
     done = run(benchmarks(tmp_path, "--gpt-resume", other))
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"--gpt-resume goes on with a journal, and {other} keeps none" in done.stderr
+    assert f"--gpt-resume continues a journal, but {other} keeps none" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("--collect-only",), ("--benchmark-disable",), ("--gpt-no-report",)])

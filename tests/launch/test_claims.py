@@ -137,7 +137,10 @@ def test_a_busy_gpu_is_refused_by_name(hold, gpus):
     hold("gpus", gpus[1:2]).read()
 
     with (
-        pytest.raises(SpecError, match=rf"GPU 1 \({gpus[1]}\) is used by another run.*CUDA_VISIBLE_DEVICES.*wait or share"),
+        pytest.raises(
+            SpecError,
+            match=rf"GPU 1 \({gpus[1]}\) is used by another run.*CUDA_VISIBLE_DEVICES.*--when-busy wait or share",
+        ),
         claim_gpus(gpus, "refuse", never),
     ):
         pass

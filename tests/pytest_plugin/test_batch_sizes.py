@@ -52,4 +52,4 @@ def test_wrong_batch_sizes_are_a_usage_error(tmp_path):
     done = run(benchmarks(tmp_path, "--gpt-batch-sizes", "2,x"))
 
     assert done.returncode == 4
-    assert "batch_sizes = '2,x': must be batch sizes from 1 to 1000000 with commas between them" in done.stderr
+    assert "batch_sizes = '2,x': must be comma-separated batch sizes from 1 to 1000000" in done.stderr

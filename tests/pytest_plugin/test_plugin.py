@@ -176,19 +176,19 @@ def test_benchmark_disable_verifies_only():
     done = run_pytest("--gpt-preset", "smoke", "-k", "1gpu", "--benchmark-disable")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "gpt_parallel: weights: random (seed 0), for gpt2-nano has no trained ones\n" in done.stdout
+    assert "gpt_parallel: weights: random (seed 0), because gpt2-nano has no trained ones\n" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("pure_data_parallel"))
     assert row.split()[3:] == ["–", "–", "–", "–", "–", "exact"]
 
 
-def test_random_weights_that_nobody_asked_for_are_told(monkeypatch, tiny_checkpoint):
+def test_random_weights_by_default_are_noted(monkeypatch, tiny_checkpoint):
     def notes(preset, **given):
         return weights_notes(Suite(make_settings(preset, {"device": "cpu", "offline": "true", **given})))
 
     monkeypatch.setattr("gpt_parallel.inputs.models._cached", lambda repositories: None)
     for preset, model in (("cpu", "gpt2"), ("xl", "gpt2-xl")):
-        told = f"for those of {model} are not on this disk; --gpt-weights checkpoint fetches them"
-        assert notes(preset) == [f"weights: random (seed 0), {told}"]
+        note = f"because those of {model} are not on this disk; --gpt-weights checkpoint downloads them"
+        assert notes(preset) == [f"weights: random (seed 0), {note}"]
         assert notes(preset, weights="random") == notes(preset, model=str(tiny_checkpoint())) == []
 
 
@@ -201,12 +201,12 @@ def test_random_weights_that_nobody_asked_for_are_told(monkeypatch, tiny_checkpo
         (("--gpt-preset", "smoke", "--gpt-tensor-parallel-size", "6"), "larger than gpt2-nano's 5 attention heads"),
         (
             ("--gpt-num-gpus", "4", "--gpt-tensor-parallel-size", "3"),
-            "= 3 devices, but 4 were asked for; the product must be 4",
+            "= 3 devices, but num_gpus is 4; the product must be 4",
         ),
         (("--gpt-preset", "smoke", "--gpt-max-length", "250"), "gpt2-nano has 256 positions"),
         (("--gpt-model", "no-such-model"), "no such directory, and not a known model"),
         (("--gpt-weights", "checkpoint", "--gpt-offline"), "use weights 'random'"),
-        (("--gpt-device", "cuda", "--gpt-preset", "smoke"), "device 'cuda' was asked for"),
+        (("--gpt-device", "cuda", "--gpt-preset", "smoke"), "device is 'cuda', but no CUDA GPU"),
         (("--gpt-preset", "smoke", "--gpt-launcher", "srun 'unclosed"), "not a command line (No closing quotation)"),
         (("--gpt-preset", "smoke", "--gpt-launcher", ""), "launcher = ''"),
     ],
