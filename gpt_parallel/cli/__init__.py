@@ -22,8 +22,8 @@ app.command("worker", help=worker.WORKER_HELP, hidden=True)(worker.worker)
 app.add_typer(data.app, name="data")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(f"gpt-parallel {__version__}")
         raise typer.Exit
 
@@ -31,20 +31,20 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """The console script. A second Ctrl-C cuts nothing short until the process has ended."""
+    """Run the console script. A second Ctrl-C is ignored while the process ends."""
     install_interrupt_handler()
     try:
         app()
     except BrokenPipeError:
         sys.exit(1)
-    except KeyboardInterrupt:  # before the command began, or after its last word
+    except KeyboardInterrupt:  # before the command began, or after it ended
         sys.exit(130)
     finally:
         ignore_interrupts_until_exit()

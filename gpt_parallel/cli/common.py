@@ -1,4 +1,4 @@
-"""What the commands share: options without noise, one line an error, and exit codes."""
+"""Shared parts of the commands: their options, error lines and exit codes."""
 
 import functools
 import inspect
@@ -34,9 +34,9 @@ InjectFault = Annotated[str | None, typer.Option("--inject-fault", metavar="PHAS
 
 
 def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) -> Callable[..., None]:
-    """Give a command `--preset`, `--config` and an option per field of Settings.
+    """Give a command `--preset`, `--config` and one option per field of Settings.
 
-    It is called with the `settings` they make. The command line wins over the file, the file over the preset.
+    The command is called with the resulting `settings`. The command line overrides the file, the file the preset.
     """
     offered = [option for option in options() if option.field not in without]
 
@@ -52,10 +52,10 @@ def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) ->
     ) -> None:
         given = {o.field: arguments.pop(o.field) for o in offered}
         given |= {o.field: o.constant for o in offered if o.constant is not None and given[o.field]}
-        alias = {c.field: arguments.pop(c.field) for c in ALIASES}
+        aliases = {alias.field: arguments.pop(alias.field) for alias in ALIASES}
         with exit_codes():
             _start_logging(verbose, debug, log_file)
-            given, notes = apply_aliases(alias, given)
+            given, notes = apply_aliases(aliases, given)
             file = read_config(config) if config else ConfigFile({})
             settings = make_settings(preset or file.preset or default_preset(), given, file.values)
             for note in notes:
@@ -70,7 +70,7 @@ def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) ->
         *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
         *_shared_parameters(),
         *(_parameter(o.field, _annotation(o)) for o in offered),
-        *(_parameter(c.field, _classic_annotation(c)) for c in ALIASES),
+        *(_parameter(alias.field, _alias_annotation(alias)) for alias in ALIASES),
     ]
     with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -81,26 +81,32 @@ def _shared_parameters() -> list[inspect.Parameter]:
     presets = typer.Option(
         "--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu"
     )
-    config = typer.Option("--config", metavar="FILE", help="YAML file of settings; options given here win over it")
-    show = typer.Option("--print-config", help="print the settings as such a file and stop")
+    config = typer.Option("--config", metavar="FILE", help="YAML file of settings; overridden by options")
+    show = typer.Option("--print-config", help="print the settings as a YAML file and exit")
     return [
         _parameter("preset", Annotated[str | None, presets]),
         _parameter("config", Annotated[Path | None, config]),
         _parameter("print_config", Annotated[bool, show], default=False),
         _parameter(
-            "verbose", Annotated[bool, typer.Option("--verbose", help="tell every rank's phases")], default=False
+            "verbose", Annotated[bool, typer.Option("--verbose", help="log every rank's phases")], default=False
         ),
         _parameter(
-            "debug", Annotated[bool, typer.Option("--debug", help="and how each run was resolved")], default=False
+            "debug",
+            Annotated[bool, typer.Option("--debug", help="log phases and the full spec of each run")],
+            default=False,
         ),
         _parameter(
-            "log_file", Annotated[Path | None, typer.Option("--log-file", metavar="FILE", help="all that here")]
+            "log_file",
+            Annotated[Path | None, typer.Option("--log-file", metavar="FILE", help="write the debug log to a file")],
         ),
     ]
 
 
 def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
-    """The package's log to the terminal, as asked, and all of it to a file. Under pytest its own options do this."""
+    """Send the package's log to the terminal, as the options say, and all of it to the file.
+
+    Under pytest its own logging options do this.
+    """
     logger = logging.getLogger("gpt_parallel")
     logger.setLevel(logging.DEBUG)
     handlers: list[logging.Handler] = []
@@ -117,7 +123,7 @@ def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
         logger.addHandler(handler)
 
 
-def _classic_annotation(alias: Alias) -> Any:
+def _alias_annotation(alias: Alias) -> Any:
     flag = f"--{alias.name}"
     if alias.metavar is not None:
         return Annotated[str | None, typer.Option(flag, metavar=alias.metavar, help=alias.help)]
@@ -136,7 +142,7 @@ def _annotation(option: Option) -> Any:
 
 
 def make_writable(directory: Path) -> None:
-    """Refuse an output directory that cannot be written before hours of work go into it."""
+    """Create an output directory; raise SpecError if it cannot be written, before hours of work go into it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -147,7 +153,7 @@ def make_writable(directory: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Exit 1 with its message where a result cannot be written."""
+    """Exit 1 with a message if a result cannot be written."""
     try:
         yield
     except OSError as error:
@@ -157,7 +163,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Exit 2 for what the user got wrong, 1 for a failed run, 130 for Ctrl-C, each with its message."""
+    """Exit 2 for a user mistake, 1 for a failed run, 130 for Ctrl-C, each with its message."""
     try:
         yield
     except SpecError as error:
@@ -175,7 +181,7 @@ def exit_codes() -> Iterator[None]:
 
 @contextmanager
 def verdict_codes() -> Iterator[None]:
-    """Exit codes of a command that judges: all else that goes wrong is 2, for a traceback's 1 means "regression"."""
+    """Exit codes of a command that judges: any other error exits 2, because a traceback's 1 would mean "regression"."""
     try:
         with exit_codes():
             yield
@@ -191,7 +197,7 @@ def print_error(problem: object) -> None:
 
 
 def describe(error: Exception) -> str:
-    """One line about an error; of an unexpected one its kind, too."""
+    """One line about an error, with its type if it is unexpected."""
     if isinstance(error, SpecError):
         return "; ".join(error.problems)
     return f"unexpected {type(error).__name__}: {error}".replace("\n", " ")

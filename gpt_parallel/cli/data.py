@@ -1,4 +1,4 @@
-"""`gpt-parallel data`: prompts files made to measure, and checked before a long run reads them."""
+"""`gpt-parallel data`: makes prompts files of given lengths, and checks prompts files before a long run reads them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,16 +29,16 @@ from gpt_parallel.schema.model import ModelSpec
 GENERATE_HELP = """Write a JSON Lines file of text prompts that are all PROMPT_TOKENS long.
 
 Texts are passages from the shipped prompts, chosen by --seed; the same command writes the same file. Lengths are
-counted by the model's own tokenizer where its files are on this disk, else in bytes, and the output says which.
---benchmark writes several files instead, a grid of lengths (halving from PROMPT_TOKENS) and sizes (a fifth of
-NUM_SAMPLES, and all), named after OUTPUT.
+counted by the model's own tokenizer if its files are on this disk, otherwise in bytes; the output says which.
+--benchmark writes several files, named after OUTPUT, one for each combination of a length (PROMPT_TOKENS, and halves of
+it) and a size (a fifth of NUM_SAMPLES, and all).
 
 \b
 Examples:
   gpt-parallel data generate --num-samples 50 --prompt-tokens 256 --output prompts.jsonl
   gpt-parallel data generate --num-samples 60 --prompt-tokens 256 --benchmark --num-configs 6 --output bench.jsonl
 """
-VALIDATE_HELP = """Check a prompts file as a run would read it: every line that is wrong, or how long the prompts are.
+VALIDATE_HELP = """Check a prompts file as a run would read it; report all invalid lines, or the lengths of the prompts.
 
 Exit codes: 0 every line can be run, 2 some cannot, or the file cannot be read.
 
@@ -47,7 +47,7 @@ Examples:
   gpt-parallel data validate prompts.jsonl
   gpt-parallel data validate prompts.jsonl --model gpt2-xl
 """
-_MODEL = option("--model", "Whose tokenizer counts, and whose limits hold; it is not fetched.")
+_MODEL = option("--model", "Model whose tokenizer and limits apply; it is not downloaded.")
 
 app = typer.Typer(help="Make and check prompts files.", no_args_is_help=True)
 
@@ -55,24 +55,26 @@ app = typer.Typer(help="Make and check prompts files.", no_args_is_help=True)
 @app.command("generate", help=GENERATE_HELP)
 def generate(
     output: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
-    num_samples: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 50,
+    num_samples: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 50,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 256,
-    max_length: Annotated[int, typer.Option(min=1, help="Tokens to generate for each.")] = DEFAULT_MAX_LENGTH,
-    seed: Annotated[int, typer.Option(min=0, help="Which passages.")] = 0,
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens to generate for each prompt.")] = DEFAULT_MAX_LENGTH,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for the choice of passages.")] = 0,
     model: Annotated[str, _MODEL] = "gpt2",
-    benchmark: Annotated[bool, option("--benchmark", "Write a grid of lengths and sizes, a file each.")] = False,
-    num_configs: Annotated[int | None, typer.Option(min=1, help="With --benchmark: how many files; 6.")] = None,
-    force: Annotated[bool, option("--force", "Replace files that exist.")] = False,
+    benchmark: Annotated[bool, option("--benchmark", "Write a file for each length and size.")] = False,
+    num_configs: Annotated[
+        int | None, typer.Option(min=1, help="With --benchmark: number of files; default 6.")
+    ] = None,
+    force: Annotated[bool, option("--force", "Replace existing files.")] = False,
 ) -> None:
     with exit_codes():
         if num_configs is not None and not benchmark:
             raise SpecError("--num-configs needs --benchmark")
         spec = resolve_model(model, "auto", offline=True)
-        wanted = PromptSet(num_samples, prompt_tokens, max_length)
-        _check_length(wanted, spec)
-        files = {output: wanted}
+        prompt_set = PromptSet(num_samples, prompt_tokens, max_length)
+        _check_length(prompt_set, spec)
+        files = {output: prompt_set}
         if benchmark:
-            files = {grid_path(output, member): member for member in grid(wanted, num_configs or 6)}
+            files = {grid_path(output, member): member for member in grid(prompt_set, num_configs or 6)}
         check_outputs(files, force=force)
         tokenizer = Tokenizer(spec)
         with _progress(sum(member.num_samples for member in files.values())) as advance:
@@ -100,11 +102,11 @@ def validate(
         print(f"prompt lengths, counted {_counted_by(tokenizer, spec)}: {spread}")
 
 
-def _check_length(wanted: PromptSet, spec: ModelSpec) -> None:
-    total, limit = wanted.prompt_tokens + wanted.max_length, spec.architecture.max_positions
+def _check_length(prompts: PromptSet, spec: ModelSpec) -> None:
+    total, limit = prompts.prompt_tokens + prompts.max_length, spec.architecture.max_positions
     if total > limit:
         raise SpecError(
-            f"{wanted.prompt_tokens} prompt + {wanted.max_length} new tokens = {total}, but {spec.name} has {limit} "
+            f"{prompts.prompt_tokens} prompt + {prompts.max_length} new tokens = {total}, but {spec.name} has {limit} "
             "positions; use a smaller --prompt-tokens or --max-length"
         )
 
@@ -112,12 +114,12 @@ def _check_length(wanted: PromptSet, spec: ModelSpec) -> None:
 def _counted_by(tokenizer: Tokenizer, spec: ModelSpec) -> str:
     if tokenizer.is_own:
         return plain(f"by {spec.name}'s own tokenizer")
-    return plain(f"in bytes, for {spec.name}'s tokenizer is not on this disk")
+    return plain(f"in bytes, because {spec.name}'s tokenizer is not on this disk")
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, nothing in a log: the files' own lines are enough there."""
+    """Show a progress bar on a terminal, and nothing in a log, where the line for each file is enough."""
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("writing", total=total)
         yield lambda: progress.advance(task)

@@ -1,4 +1,4 @@
-"""`gpt-parallel gate`: is this run slower than that one?"""
+"""`gpt-parallel gate`: compares two saved runs and fails on a regression."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 HELP = """Compare two saved runs case by case and fail on a regression.
 
-Give both runs at least 3 launches a case (pytest benchmarks --gpt-launches 6 --benchmark-json FILE). What cannot be
-compared (missing, renamed, failed, unverified, other machine or workload) is never a pass.
+Both runs need at least 3 launches per case (pytest benchmarks --gpt-launches 6 --benchmark-json FILE). A case that
+cannot be compared (missing, renamed, failed, unverified, other machine or workload) never passes.
 
 Exit codes: 0 pass, 1 regression, 2 wrong usage or unusable data, 3 inconclusive.
 
@@ -31,16 +31,16 @@ Examples:
 def gate(
     base: Annotated[Path, typer.Argument(help="pytest-benchmark JSON to compare with.", show_default=False)],
     head: Annotated[Path, typer.Argument(help="pytest-benchmark JSON to judge.", show_default=False)],
-    threshold: Annotated[str, typer.Option(help="Worst tolerated change.")] = "5%",
-    metric: Annotated[str, typer.Option(help="throughput, ttft, tpot or memory.")] = "throughput",
-    case: Annotated[list[str] | None, option("--case", "PATTERN=10%: another threshold for these cases.")] = None,
+    threshold: Annotated[str, typer.Option(help="Largest tolerated change for the worse.")] = "5%",
+    metric: Annotated[str, typer.Option(help="Metric to judge: throughput, ttft, tpot or memory.")] = "throughput",
+    case: Annotated[list[str] | None, option("--case", "PATTERN=10%: another threshold for matching cases.")] = None,
     allow_new: Annotated[bool, option("--allow-new", "Accept verified cases that only HEAD has.")] = False,
     allow_removed: Annotated[bool, option("--allow-removed", "Accept cases that HEAD did not run.")] = False,
     allow_other_host: Annotated[bool, option("--allow-other-host", "Accept runs of two equal machines.")] = False,
     allow_single_launch: Annotated[
-        bool, option("--allow-single-launch", "Judge fewer than 3 launches, by their difference alone.")
+        bool, option("--allow-single-launch", "Judge fewer than 3 launches by their difference only.")
     ] = False,
-    form: Annotated[str, typer.Option("--format", help="text or github.")] = "text",
+    form: Annotated[str, typer.Option("--format", help="Output format: text or github.")] = "text",
     junit: Annotated[Path | None, option("--junit", "Also write a JUnit file.")] = None,
 ) -> None:
     with verdict_codes():
@@ -91,7 +91,7 @@ def _publish(result: "GateResult", form: str, junit: Path | None) -> None:
 
 
 def _publish_unusable(error: Exception, form: str, junit: Path | None) -> None:
-    """Say it where the verdict would have stood: an older JUnit file would be taken for this run's."""
+    """Publish an error in place of a verdict: an older JUnit file would be taken for this run's."""
     from gpt_parallel.report.compare.gate_output import to_github, to_junit
     from gpt_parallel.report.compare.verdicts import GateResult, Rules
 

@@ -1,4 +1,4 @@
-"""`gpt-parallel report`: saved runs made readable."""
+"""`gpt-parallel report`: makes a readable report of saved runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from gpt_parallel.cli.common import exit_codes, option
 
 HELP = """Make a report from saved pytest-benchmark JSON: tables, charts, findings, comparison.
 
-Several files are put side by side, with ratios to the first (or --baseline); charts are of the last.
+Several files are compared side by side, with ratios to the first (or to --baseline); charts show the last one.
 
 \b
 Examples:
@@ -23,11 +23,13 @@ Examples:
 def report(
     files: Annotated[list[Path], typer.Argument(help="Saved runs, oldest first.", show_default=False)],
     baseline: Annotated[str | None, option("--baseline", "Run to compare with, by file name without .json.")] = None,
-    output_dir: Annotated[Path, typer.Option(help="Where the files go.")] = Path("reports/latest"),
+    output_dir: Annotated[Path, typer.Option(help="Directory for the files.")] = Path("reports/latest"),
     allow_other_host: Annotated[
-        bool, option("--allow-other-host", "Compare runs of two machines that are equal but for their names.")
+        bool, option("--allow-other-host", "Compare runs of two machines that differ only in their names.")
     ] = False,
-    formats: Annotated[str, typer.Option("--format", help="Any of md,html,csv,png,txt.")] = "md,html,csv,png,txt",
+    formats: Annotated[
+        str, typer.Option("--format", help="Comma-separated formats: any of md,html,csv,png,txt.")
+    ] = "md,html,csv,png,txt",
 ) -> None:
     with exit_codes():
         from gpt_parallel.report.render import write_report

@@ -1,4 +1,4 @@
-"""`gpt-parallel run`: one case without pytest."""
+"""`gpt-parallel run`: runs one case without pytest."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,18 +40,18 @@ Examples:
 
 def run(
     output_dir: Annotated[
-        Path | None, option("--output-dir", "Where result.json goes. Default: reports/<strategy>-<n>gpu.")
+        Path | None, option("--output-dir", "Directory for result.json. Default: reports/<strategy>-<n>gpu.")
     ] = None,
     inject_fault: InjectFault = None,
     *,
     settings: Settings,
 ) -> None:
     if settings.launches > 1:
-        errors.print(f"note: run makes one launch; the {settings.launches} in the file are for pytest benchmarks")
+        errors.print(f"note: run makes one launch; launches = {settings.launches} is for pytest benchmarks")
     if settings.batch_sizes:
         errors.print(
-            f"note: run has one batch size, {settings.batch_size}; the batch_sizes {settings.batch_sizes} in the file "
-            "are for pytest benchmarks"
+            f"note: run uses batch_size = {settings.batch_size}; batch_sizes = {settings.batch_sizes} is for pytest "
+            "benchmarks"
         )
         settings = settings.model_copy(update={"batch_sizes": None})
     with _progress() as progress:
@@ -63,7 +63,7 @@ def run(
         directory = output_dir or Path("reports") / slug(spec.name)
         make_writable(directory)
         path = directory / "result.json"
-        if path.exists():  # should this run fail, an earlier one's figures are not its result
+        if path.exists():  # if this run fails, an earlier result must not be taken for its own
             path.replace(path.with_name("result.previous.json"))
         try:
             result = suite.run(spec)
@@ -81,7 +81,7 @@ def _write(path: Path, result: RunResult) -> None:
 
 
 def _with_own_profile(spec: RunSpec, settings: Settings) -> RunSpec:
-    """One run's traces need no directory for each case."""
+    """Write a single run's traces into the profile directory itself, not into one per case."""
     profile = str(Path(settings.profile).absolute()) if settings.profile is not None else None
     return spec.with_execution(profile=profile)
 
@@ -89,14 +89,14 @@ def _with_own_profile(spec: RunSpec, settings: Settings) -> RunSpec:
 def _choose_case(settings: Settings) -> PlannedCase:
     counts, strategies = settings.device_counts, settings.strategies
     if len(counts) > 1:
-        raise SpecError(f"--num-gpus {settings.num_gpus}: one run has one device count (pytest benchmarks has many)")
+        raise SpecError(f"--num-gpus {settings.num_gpus}: run takes one device count (pytest benchmarks takes many)")
     if not settings.has_custom_mesh:
         if not strategies:
             raise SpecError(f"--strategy is missing; allowed: {', '.join(STRATEGIES)} (or give the parallel sizes)")
         if len(strategies) > 1:
-            raise SpecError(f"--strategy {settings.strategy}: one run has one strategy (pytest benchmarks has many)")
+            raise SpecError(f"--strategy {settings.strategy}: run takes one strategy (pytest benchmarks takes many)")
         if not counts:
-            raise SpecError("--num-gpus is missing: how many devices the strategy is to use")
+            raise SpecError("--num-gpus is missing; give the number of devices that the strategy uses")
         mesh_for(strategies[0], counts[0])
     (case,) = cases_of(settings)
     return case
@@ -113,13 +113,13 @@ def _print(result: RunResult, profile: str | None) -> None:
     if check.status == "skipped":
         print("not verified (--no-verify)")
     else:
-        proved = "" if check.judge == "engine" else f", which {check.judge} has proved"
-        print(f"verified: {check.status}, {check.tokens_compared} tokens compared with a single-device run{proved}")
+        judged = "" if check.judge == "engine" else f", which {check.judge} confirmed"
+        print(f"verified: {check.status}, {check.tokens_compared} tokens compared with a single-device run{judged}")
 
 
 @contextmanager
 def _progress() -> Iterator[CaseProgress]:
-    """On a line that changes on a terminal, on lines of its own in a log."""
+    """Show progress on a line that changes on a terminal, and on lines of its own in a log."""
     if not errors.is_terminal:
         yield CaseProgress(errors.print, LOG_EVERY_S)
         return

@@ -1,4 +1,4 @@
-"""`gpt-parallel worker` and `gpt-parallel join`: what runs on the machines of a run that a launcher starts."""
+"""`gpt-parallel worker` and `gpt-parallel join`: the commands on the machines of a run that a launcher starts."""
 
 import json
 import os
@@ -21,18 +21,18 @@ from gpt_parallel.cli.common import errors, exit_codes, option
 from gpt_parallel.launch.cluster import process as launcher_process
 from gpt_parallel.launch.cluster.command import Launcher, parse_address, parse_launcher
 
-WORKER_HELP = """Be one rank of a run. This is what --launcher starts on each machine; it is not for typing.
+WORKER_HELP = """Run one rank. The launcher given by --launcher starts this command; it is not meant to be typed.
 
 The rank's number comes from the launcher (torchrun, srun, mpirun), the job from the process that
 listens at HOST:PORT.
 """
 
-JOIN_HELP = """Have this machine take part in a session that runs on another one.
+JOIN_HELP = """Let this machine take part in a session that runs on another one.
 
-With torchrun every machine needs its agent. The machine with pytest starts its own for each case; this command does so
-here, at the same moments, until that session is over. srun and mpirun reach all machines and need no join.
+torchrun needs an agent on every machine. The machine with pytest starts its own agent for each case; this command
+starts one here at the same times, until the session ends. srun and mpirun reach all machines and need no join.
 
-Exit codes: 0 the session is over, 2 wrong usage, 130 interrupted.
+Exit codes: 0 the session has ended, 2 wrong usage, 130 interrupted.
 
 \b
 Example, with pytest on the machine "one":
@@ -44,8 +44,8 @@ Example, with pytest on the machine "one":
 
 
 def worker(
-    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="who wants this rank")],
-    run: Annotated[str, typer.Argument(metavar="RUN", help="the run it is to be part of")],
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="address of the process that runs the case")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="name of the run")],
 ) -> None:
     with exit_codes():
         parse_address(address)
@@ -59,10 +59,10 @@ def join(
 ) -> None:
     with exit_codes():
         command = parse_launcher(launcher)
-        command.command(1, [])  # is it there?
+        command.command(1, [])  # raises SpecError if it is not installed
         with tempfile.TemporaryDirectory(prefix="gpt_parallel-join-") as scratch:  # torchrun leaves directories behind
             _follow(_connect(address, wait), address, command, Path(scratch) if command.is_torchrun else None)
-    errors.print("the session is over")
+    errors.print("the session has ended")
 
 
 def _connect(address: str, wait_s: float) -> socket.socket:
@@ -75,14 +75,14 @@ def _connect(address: str, wait_s: float) -> socket.socket:
         except OSError as error:
             if time.monotonic() >= deadline:
                 raise SpecError(
-                    f"{address}: no session to join within {wait_s:g} s ({error.strerror or error}); is it the "
-                    "session's --gpt-launcher-address, and can this machine reach it?"
+                    f"{address}: no session to join within {wait_s:g} s ({error.strerror or error}); check that it is "
+                    "the session's --gpt-launcher-address and that this machine can reach it"
                 ) from error
             time.sleep(0.5)
 
 
 def _follow(session: socket.socket, address: str, launcher: Launcher, temporary: Path | None) -> None:
-    """Start and stop this machine's launcher as the session says, until it is over."""
+    """Start and stop this machine's launcher on the session's orders, until the session ends."""
     session.settimeout(None)
     keep_alive(session)
     session.sendall(json.dumps({"follow": socket.gethostname()}).encode() + b"\n")
@@ -96,7 +96,7 @@ def _follow(session: socket.socket, address: str, launcher: Launcher, temporary:
                 errors.print(f"run {name}: {order['num_gpus']} ranks")
                 program = [sys.executable, "-m", "gpt_parallel", "worker", address, str(name)]
                 words = launcher.command(int(order["num_gpus"]), program)
-                with uninterrupted():  # or it would be left behind, not known of
+                with uninterrupted():  # an interrupt before the assignment would leave the process running
                     running = launcher_process.start(words, temporary=temporary)
     finally:
         with uninterrupted():
@@ -105,12 +105,12 @@ def _follow(session: socket.socket, address: str, launcher: Launcher, temporary:
 
 
 def _orders(lines: IO[bytes]) -> Iterator[dict[str, Any]]:
-    with suppress(OSError):  # the line was cut
+    with suppress(OSError):  # the connection was lost
         for line in lines:
             yield json.loads(line)
 
 
 def _end(process: "subprocess.Popen[bytes] | None") -> None:
-    """A run that went well has ended its launcher by the time the next one starts, or is about to."""
+    """Stop a launcher. After a successful run it has ended, or is about to, when the next run starts."""
     if process is not None:
         launcher_process.stop(process)

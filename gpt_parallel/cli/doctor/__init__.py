@@ -1,1 +1,1 @@
-"""`gpt-parallel doctor`: facts are gathered in one place, judged in another, and told in a third."""
+"""`gpt-parallel doctor`: gathers facts about the machine, judges them, and prints the findings."""

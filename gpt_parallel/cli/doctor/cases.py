@@ -1,4 +1,4 @@
-"""Which cases of the main job can run on a machine, and why others cannot: too few GPUs, wrong sizes, no memory."""
+"""Judges which cases of a job can run on a machine, and why others cannot: too few GPUs, wrong sizes, no memory."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from gpt_parallel.schema.run import RunSpec
 
 
 class Feasibility(Frozen):
-    """Whether a case can run. A case that is skipped for want of GPUs is no fault; one that would fail is."""
+    """Whether a case can run. A case skipped for lack of GPUs is not a fault; a case that would fail is."""
 
     strategy: str
     num_gpus: int
@@ -28,13 +28,13 @@ class Feasibility(Frozen):
 
 
 def judge_cases(settings: Settings, facts: Facts) -> list[Feasibility]:
-    """A verdict for every case of the job that `settings` describe. Raises SpecError where there are no cases."""
+    """A verdict for every case of the job that `settings` describe. Raises SpecError if there are no cases."""
     suite = Suite(_on_this_disk(settings))
     return [_judge(case, suite, facts) for case in cases_of(settings)]
 
 
 def _on_this_disk(settings: Settings) -> Settings:
-    """The same job without fetching anything: where weights are not here yet, random ones have the same sizes."""
+    """The same job without downloads: random weights, of the same sizes, replace those that are not on this disk."""
     weights = "auto" if settings.weights == "checkpoint" else settings.weights
     return settings.model_copy(update={"offline": True, "weights": weights})
 
@@ -49,14 +49,14 @@ def _judge(case: PlannedCase, suite: Suite, facts: Facts) -> Feasibility:
         spec = suite.spec(*case)
     except SpecError as error:
         return verdict("fails", "; ".join(error.problems))
-    reason = _why_too_large(spec, facts)
+    reason = _reason_too_large(spec, facts)
     if reason is None and suite.settings.verify:
-        reason = _why_too_large(spec.single_device(), facts)
-        reason = f"its single-device reference {reason} (--no-verify does without)" if reason else None
+        reason = _reason_too_large(spec.single_device(), facts)
+        reason = f"its single-device reference {reason} (--no-verify skips it)" if reason else None
     return verdict("fails" if reason else "runs", reason)
 
 
-def _why_too_large(spec: RunSpec, facts: Facts) -> str | None:
+def _reason_too_large(spec: RunSpec, facts: Facts) -> str | None:
     needed, size = rank_bytes(spec), spec.mesh.size
     if spec.execution.device == "cpu":
         available, where = facts.available_bytes, "of memory"

@@ -1,4 +1,4 @@
-"""`gpt-parallel doctor`: can the main job run here, and if not, what to do about it."""
+"""`gpt-parallel doctor`: checks whether a job can run on this machine, and gives a remedy for each problem."""
 
 import json
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from gpt_parallel.cli.doctor.judge import judge
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
 
-HELP = """Say whether this machine can run the job, and what to do where it cannot.
+HELP = """Check whether this machine can run the job, and give a remedy for each problem.
 
-Looks at Python, torch, driver, GPUs, cores, memory, disk and model files, judges every case of the job that the options
-describe (by default the main one), and has two ranks talk to each other. Nothing is changed or fetched.
+Checks Python, torch, driver, GPUs, cores, memory, disk and model files, judges every case of the job that the options
+describe (by default the main job), and tests communication between two ranks. Nothing is changed or downloaded.
 
 Exit codes: 0 the job can run, 1 it cannot, 2 wrong usage.
 
@@ -41,12 +41,14 @@ _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold 
 
 def doctor(
     as_json: Annotated[bool, option("--json", "Print everything as JSON.")] = False,
-    output_dir: Annotated[Path, typer.Option(help="Where reports would go.")] = Path("reports/latest"),
-    no_self_test: Annotated[bool, option("--no-self-test", "Start no ranks.")] = False,
+    output_dir: Annotated[Path, typer.Option(help="Directory that reports would be written to.")] = Path(
+        "reports/latest"
+    ),
+    no_self_test: Annotated[bool, option("--no-self-test", "Skip the test that starts two ranks.")] = False,
     *,
     settings: Settings,
 ) -> None:
-    with errors.status("looking at this machine"):
+    with errors.status("checking this machine"):
         facts = gather_facts(output_dir)
         can_start = facts.torch is not None and not no_self_test
         if can_start:
@@ -100,7 +102,7 @@ def _print(facts: Facts, cases: Sequence[Feasibility], findings: Sequence[Findin
         console.print(f"  {case.strategy:{width}} {case.num_gpus:3}{batch}  {case.outcome}{reason}")
     console.print("\nModels on this disk")
     for model in facts.models:
-        missing = "not here" if model.has_weights else "no trained weights exist; random ones are used"
+        missing = "no files" if model.has_weights else "no trained weights exist; random ones are used"
         console.print(f"  {model.name:12}  {plain(model.problem or model.directory or missing)}")
     problems = sum(finding.level == "problem" for finding in findings)
     can = "can run here." if not problems else f"cannot run here: {problems} problem(s), marked FAIL above."
@@ -110,5 +112,5 @@ def _print(facts: Facts, cases: Sequence[Feasibility], findings: Sequence[Findin
 
 
 def _indented(text: str) -> str:
-    """Control characters out, and the lines of a longer message under its first one."""
+    """Remove control characters, and indent the further lines of a message under its first one."""
     return "\n        ".join(plain(line) for line in text.splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""Two ranks that talk, started as any run's ranks are: what cannot be judged from facts is tried."""
+"""The self-test: two ranks, started as in any run, communicate. It tests what facts about the machine cannot show."""
 
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.suite import Suite
@@ -15,13 +15,13 @@ TIMEOUT_S = 60.0
 
 
 def run_self_test(settings: Settings) -> SelfTest:
-    """Time sums and gathers between two shards, then messages between two stages, over the settings' back end."""
+    """Time sums and gathers between two shards, then messages between two stages, over the settings' backend."""
     device = backend = ""
     probes: list[CollectiveProbe] = []
     try:
         device = resolve_device(settings)
         for axis in ("tensor_parallel_size", "pipeline_parallel_size"):
-            asked = {
+            given = {
                 "device": settings.device,
                 "backend": settings.backend,
                 "cores_per_rank": settings.cores_per_rank,
@@ -29,7 +29,7 @@ def run_self_test(settings: Settings) -> SelfTest:
                 "timeout_s": TIMEOUT_S,
                 axis: 2,
             }
-            spec = Suite(make_settings("smoke", asked)).spec(CUSTOM, 2)
+            spec = Suite(make_settings("smoke", given)).spec(CUSTOM, 2)
             backend = spec.execution.backend
             reports = launch(Job(kind=JobKind.SELF_TEST, spec=spec))
             for of_ranks in zip(*(report.probed or () for report in reports), strict=True):

@@ -1,11 +1,11 @@
-"""What a machine is like, as plain data: all that judging needs, so that tests can make up any machine."""
+"""Facts about a machine as plain data: everything that the judgement needs, so that tests can invent any machine."""
 
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.result import CollectiveProbe
 
 
 class GpuProcess(Frozen):
-    """Somebody's program on a GPU."""
+    """A program that uses a GPU."""
 
     pid: int
     name: str
@@ -13,7 +13,7 @@ class GpuProcess(Frozen):
 
 
 class GpuFacts(Frozen):
-    """One GPU as the driver tells of it; None where it does not."""
+    """One GPU as the driver reports it; values that it does not report are None."""
 
     index: int
     uuid: str
@@ -30,7 +30,7 @@ class GpuFacts(Frozen):
 
 
 class DriverFacts(Frozen):
-    """What NVML says; `error` where it cannot be asked, `is_absent` where there is no driver at all."""
+    """The driver's versions by NVML; `error` if NVML does not answer, `is_absent` if there is no driver at all."""
 
     version: str | None = None
     cuda: tuple[int, int] | None = None
@@ -39,7 +39,7 @@ class DriverFacts(Frozen):
 
 
 class TorchFacts(Frozen):
-    """The installed torch. `build` says what it is built for; `cuda` too, if that is CUDA."""
+    """The installed torch. `build` is the kind of build; `cuda` is the CUDA release of a CUDA build."""
 
     version: str
     build: str
@@ -48,7 +48,7 @@ class TorchFacts(Frozen):
 
 
 class DirectoryFacts(Frozen):
-    """A directory that exists or would be made; `problem` says why it cannot be written."""
+    """A directory that exists or would be created; `problem` says why it cannot be written."""
 
     path: str
     free_bytes: int | None = None
@@ -56,7 +56,7 @@ class DirectoryFacts(Frozen):
 
 
 class ModelFacts(Frozen):
-    """Whether a model's files are on this disk. `problem` is set where they are, and cannot be used."""
+    """Whether a model's files are on this disk; `problem` says why existing files cannot be used."""
 
     name: str
     directory: str | None = None
@@ -65,7 +65,7 @@ class ModelFacts(Frozen):
 
 
 class SelfTest(Frozen):
-    """Two ranks of this machine talking: what each collective cost its slowest rank, or what went wrong."""
+    """Communication between two ranks of this machine: each collective's time on its slowest rank, or the problem."""
 
     device: str = ""
     backend: str = ""
@@ -74,7 +74,7 @@ class SelfTest(Frozen):
 
 
 class Facts(Frozen):
-    """The machine and the installation. Bytes are bytes; None is unknown."""
+    """The machine and the installation. None means unknown."""
 
     gpt_parallel: str
     python: str

@@ -1,4 +1,4 @@
-"""What doctor has to say about one thing: a sentence, how bad it is, and what to do about it."""
+"""Doctor's finding about one topic: a sentence, its severity, and a remedy."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,7 +9,7 @@ Level = Literal["ok", "note", "warning", "problem"]
 
 
 class Finding(Frozen):
-    """`problem`: the main job cannot run. `warning`: it can, but not as it should. Both have a remedy."""
+    """One finding. `problem`: the job cannot run. `warning`: it can run, but not as it should. Both have a remedy."""
 
     topic: str
     level: Level

@@ -1,4 +1,4 @@
-"""Asks the machine and the installation everything that `doctor` judges, and changes nothing."""
+"""Gathers the facts about the machine and the installation that `doctor` judges, and changes nothing."""
 
 import os
 import platform
@@ -69,7 +69,7 @@ def _wheel_version(library: str) -> str | None:
 
 
 def gather_memory() -> tuple[int, int]:
-    """Total and available bytes, a container's limit included."""
+    """Total and available bytes, at most a container's limit."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -83,7 +83,7 @@ def gather_memory() -> tuple[int, int]:
 
 
 def gather_directory(path: Path) -> DirectoryFacts:
-    """Whether files could be made there. A directory that is not there yet is judged by its nearest parent."""
+    """Whether files can be created in a directory. A missing directory is judged by its nearest existing parent."""
     nearest = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
     if not nearest.is_dir():
         return DirectoryFacts(path=str(path), problem=f"{nearest} is not a directory")

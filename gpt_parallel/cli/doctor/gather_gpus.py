@@ -1,4 +1,4 @@
-"""GPUs as NVML tells of them, without torch and without a CUDA context."""
+"""Gathers facts about GPUs through NVML, without torch and without a CUDA context."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 
 def gather_gpus() -> tuple[DriverFacts, tuple[GpuFacts, ...]]:
-    """The driver and every GPU, those that CUDA_VISIBLE_DEVICES hides too."""
+    """The driver and every GPU, including those that CUDA_VISIBLE_DEVICES hides."""
     with open_nvml() as (nvml, error):
         if nvml is None:
             import pynvml
@@ -25,9 +25,9 @@ def gather_gpus() -> tuple[DriverFacts, tuple[GpuFacts, ...]]:
 
 
 def _gather_driver(nvml: Any) -> DriverFacts:
-    cuda = _ask(nvml, nvml.nvmlSystemGetCudaDriverVersion)
+    cuda = _query(nvml, nvml.nvmlSystemGetCudaDriverVersion)
     return DriverFacts(
-        version=_ask(nvml, nvml.nvmlSystemGetDriverVersion),
+        version=_query(nvml, nvml.nvmlSystemGetDriverVersion),
         cuda=(cuda // 1000, cuda % 1000 // 10) if cuda else None,
     )
 
@@ -49,8 +49,8 @@ def _visible(uuids: list[str]) -> list[str]:
 
 def _gather_one(nvml: Any, index: int, handle: Any, uuid: str, is_visible: bool) -> GpuFacts:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    generation = _ask(nvml, nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle)
-    width = _ask(nvml, nvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
+    generation = _query(nvml, nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle)
+    width = _query(nvml, nvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
     return GpuFacts(
         index=index,
         uuid=uuid,
@@ -59,20 +59,20 @@ def _gather_one(nvml: Any, index: int, handle: Any, uuid: str, is_visible: bool)
         compute_capability=nvml.nvmlDeviceGetCudaComputeCapability(handle),
         memory_bytes=memory.total,
         free_bytes=memory.free,
-        sm_clock_mhz=_ask(nvml, nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-        max_sm_clock_mhz=_ask(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
+        sm_clock_mhz=_query(nvml, nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+        max_sm_clock_mhz=_query(nvml, nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
         pcie=f"PCIe {generation}.0 x{width}" if generation and width else None,
         num_nvlinks=_num_nvlinks(nvml, handle),
         processes=tuple(
             GpuProcess(pid=process.pid, name=_process_name(process.pid), memory_bytes=process.usedGpuMemory)
-            for process in _ask(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+            for process in _query(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
         ),
     )
 
 
 def _num_nvlinks(nvml: Any, handle: Any) -> int | None:
     """Active links; None where the GPU has no NVLink."""
-    states = [_ask(nvml, nvml.nvmlDeviceGetNvLinkState, handle, link) for link in range(nvml.NVML_NVLINK_MAX_LINKS)]
+    states = [_query(nvml, nvml.nvmlDeviceGetNvLinkState, handle, link) for link in range(nvml.NVML_NVLINK_MAX_LINKS)]
     known = [state for state in states if state is not None]
     return sum(known) if known else None
 
@@ -83,12 +83,12 @@ def _process_name(pid: int) -> str:
     try:
         return str(psutil.Process(pid).name())
     except psutil.Error:
-        return "unknown program"  # another container's, or just gone
+        return "unknown program"  # another container's, or just ended
 
 
-def _ask(nvml: Any, question: Callable[..., Value], *arguments: Any) -> Value | None:
-    """The answer, or None from a device or driver that has none."""
+def _query(nvml: Any, function: Callable[..., Value], *arguments: Any) -> Value | None:
+    """The function's value, or None if the device or driver does not provide it."""
     try:
-        return question(*arguments)
+        return function(*arguments)
     except nvml.NVMLError:
         return None

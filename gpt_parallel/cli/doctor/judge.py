@@ -1,4 +1,4 @@
-"""Judges a machine's facts: each finding is one plain sentence, with a remedy where something is wrong."""
+"""Judges a machine's facts: each finding is one plain sentence, with a remedy for problems and warnings."""
 
 from collections.abc import Sequence
 from math import prod
@@ -20,7 +20,7 @@ _LEAST_FREE_BYTES = 256 << 20
 def judge(
     facts: Facts, settings: Settings, cases: Sequence[Feasibility] | str, self_test: SelfTest | None
 ) -> list[Finding]:
-    """`cases` is a sentence where what was asked for has none; `self_test` None where it was not to be run."""
+    """The findings. `cases` is an error message if the settings have none; `self_test` is None if it was skipped."""
     return [
         ok("Python", f"{facts.python} on {facts.platform}"),
         _torch(facts),
@@ -36,25 +36,25 @@ def judge(
 
 
 def _torch(facts: Facts) -> Finding:
-    torch, wanted = facts.torch, "pip install 'torch>=2.11,<2.14'"
+    torch, remedy = facts.torch, "pip install 'torch>=2.11,<2.14'"
     if torch is None:
-        return problem("torch", "torch is not installed", wanted)
+        return problem("torch", "torch is not installed", remedy)
     found = tuple(int(part) for part in torch.version.split("+")[0].split(".")[:2] if part.isdigit())
     text = f"{torch.version}, a {torch.build} build"
     if not _TORCH_FROM <= found < _TORCH_BEFORE:
-        return warning("torch", f"{text}; 2.11 to 2.13 are what this was made for", wanted)
+        return warning("torch", f"{text}; gpt_parallel supports 2.11 to 2.13", remedy)
     return ok("torch", text)
 
 
 def _cores(facts: Facts, settings: Settings) -> list[Finding]:
     text = f"{facts.cpu}, {facts.num_cores} cores"
     if facts.num_cores < facts.num_machine_cores:
-        text += f" of the machine's {facts.num_machine_cores}, as this process may use no more"
+        text += f" of the machine's {facts.num_machine_cores} (this process may use no more)"
     if facts.num_cores < 2 * settings.cores_per_rank:
         return [
             warning(
                 "cores",
-                f"{text}: ranks share them, so that nothing scales",
+                f"{text}: ranks share them, so no strategy scales",
                 "allow more cores (taskset, the container's --cpus), or lower --cores-per-rank",
             )
         ]
@@ -67,16 +67,15 @@ def _memory(facts: Facts) -> Finding:
 
 def _threads(facts: Facts) -> Finding:
     if not facts.thread_variables:
-        return ok("threads", "no thread settings; a rank has a thread for each core")
-    shown = ", ".join(f"{name}={value}" for name, value in facts.thread_variables.items())
-    text = f"{shown}; numbers of threads are replaced in ranks by --cores-per-rank"
-    return note("threads", text)
+        return ok("threads", "no thread settings; a rank runs one thread for each of its cores")
+    variables = ", ".join(f"{name}={value}" for name, value in facts.thread_variables.items())
+    return note("threads", f"{variables}; in ranks --cores-per-rank replaces the numbers of threads")
 
 
 def _directories(facts: Facts) -> list[Finding]:
     shm = "unknown" if facts.shm_bytes is None else gib(facts.shm_bytes)
     return [
-        ok("shared memory", f"/dev/shm: {shm}; CPU ranks use memory of their own instead"),
+        ok("shared memory", f"/dev/shm: {shm}; CPU ranks use anonymous shared memory instead"),
         _directory("temporary files", facts.temporary, "set TMPDIR to a directory that can be written"),
         _directory("output", facts.output, "choose another --output-dir, or change its permissions"),
     ]
@@ -94,7 +93,7 @@ def _directory(topic: str, directory: DirectoryFacts, remedy: str) -> Finding:
 
 
 def _model(facts: Facts, settings: Settings) -> Finding:
-    """The asked model's files; those of others are only listed."""
+    """The finding about the files of the settings' model; those of others are only listed."""
     name = settings.model
     known = next((model for model in facts.models if model.name == name), None)
     if settings.weights == "random":
@@ -113,24 +112,24 @@ def _known_model(model: ModelFacts, facts: Facts, settings: Settings) -> Finding
     if model.directory is not None:
         return ok("model", f"{model.name}: {model.directory}")
     if settings.weights == "auto":
-        return ok("model", f"{model.name}: no files here, so weights are random (seeded)")
+        return ok("model", f"{model.name}: no files on this disk, so weights are random (seeded)")
     if not has_published_weights(model.name):
         text = f"{model.name} has no trained weights anywhere"
         return problem("model", text, "use --weights random")
     size = download_bytes(model.name)
     if settings.offline:
-        text = f"{model.name}: no files here, and --offline was asked for"
+        text = f"{model.name}: no files on this disk, and --offline forbids a download"
         return problem("model", text, remedy)
     if facts.cache.problem is not None or (facts.cache.free_bytes or 0) < size:
-        why = facts.cache.problem or f"{gib(facts.cache.free_bytes or 0)} are free"
-        text = f"{model.name}: no files here, and {facts.cache.path} cannot take {gib(size)} ({why})"
+        reason = facts.cache.problem or f"{gib(facts.cache.free_bytes or 0)} are free"
+        text = f"{model.name}: no files on this disk, and {facts.cache.path} cannot hold {gib(size)} ({reason})"
         return problem("model", text, f"set HF_HOME to a larger disk, or {remedy}")
-    text = f"{model.name}: no files here; the first run fetches {gib(size)} from the hub"
+    text = f"{model.name}: no files on this disk; the first run downloads {gib(size)} from the hub"
     return note("model", text)
 
 
 def download_bytes(name: str) -> int:
-    """About what the hub's file has: float32 weights."""
+    """The approximate size of the hub's file: float32 weights."""
     return sum(4 * prod(dimensions) for dimensions in tensor_shapes(ARCHITECTURES[name]).values())
 
 
@@ -141,13 +140,13 @@ def _cases(cases: Sequence[Feasibility] | str) -> list[Finding]:
     skipped = f", {num_skipped} are skipped" if num_skipped else ""
     found = [(ok if num_runs else note)("cases", f"{num_runs} of {len(cases)} can run here{skipped}")]
     if num_skipped == len(cases):
-        remedy = "ask for fewer with --num-gpus, let ranks share a GPU with --oversubscribe, or use --device cpu"
-        found.append(problem("cases", "not one case can run here", remedy))
+        remedy = "use fewer devices with --num-gpus, let ranks share a GPU with --oversubscribe, or use --device cpu"
+        found.append(problem("cases", "no case can run here", remedy))
     return found + _failing([case for case in cases if case.outcome == "fails"])
 
 
 def _failing(cases: Sequence[Feasibility]) -> list[Finding]:
-    """A finding for each reason, as a wrong model fails all cases alike."""
+    """One finding for each reason, because an unsuitable model fails all cases for the same one."""
     by_reason: dict[str, list[str]] = {}
     for case in cases:
         by_reason.setdefault(case.reason, []).append(case.name)
@@ -160,19 +159,19 @@ def _failing(cases: Sequence[Feasibility]) -> list[Finding]:
 
 
 def _self_test(test: SelfTest) -> Finding:
-    where = f"two {test.device or 'CPU'} ranks over {test.backend or 'no back end'}"
+    where = f"two {test.device or 'CPU'} ranks over {test.backend or 'no backend'}"
     if test.problem is not None:
         if "did not finish within" in test.problem:
-            remedy = "see whether the machine is busy, and try another --backend"
+            remedy = "check whether the machine is busy, and try another --backend"
         else:
             remedy = "try another --backend (gloo works everywhere); the message says which rank failed and where"
         return problem("self-test", f"{where} failed: {test.problem}", remedy)
     parts = []
-    for name, shown in (("all_reduce", "sum"), ("gather", "gather"), ("send_receive", "there and back")):
+    for name, label in (("all_reduce", "sum"), ("gather", "gather"), ("send_receive", "round trip")):
         sizes = sorted((probe for probe in test.probes if probe.op == name), key=lambda probe: probe.bytes)
         if sizes:
             small, large = sizes[0], sizes[-1]
             parts.append(
-                f"{shown} {small.seconds * 1e6:,.0f} µs, {large.bytes / max(large.seconds, 1e-9) / 1e9:,.2f} GB/s"
+                f"{label} {small.seconds * 1e6:,.0f} µs, {large.bytes / max(large.seconds, 1e-9) / 1e9:,.2f} GB/s"
             )
     return ok("self-test", f"{where}: {'; '.join(parts)}")

@@ -1,4 +1,4 @@
-"""Judges driver, torch build and GPUs together: most trouble is that one of them does not suit the others."""
+"""Judges driver, torch build and GPUs together: most problems are a mismatch between them."""
 
 from collections.abc import Callable
 
@@ -6,39 +6,39 @@ from gpt_parallel.cli.doctor.facts import Facts, GpuFacts
 from gpt_parallel.cli.doctor.findings import Finding, note, ok, problem, warning
 from gpt_parallel.layout.cost import gib
 
-# The least that NCCL's rings between two GPUs want; container engines give 64 MiB unless told otherwise.
+# The minimum for NCCL's rings between two GPUs; container engines give 64 MiB by default.
 _NCCL_SHM_BYTES = 256 << 20
 
 
 def judge_gpus(facts: Facts, device: str) -> list[Finding]:
-    """`device` as in the settings: with "cuda" the job cannot run without a GPU, with "cpu" none is looked at."""
+    """The findings. `device` as in the settings: with "cuda" the job needs a GPU, with "cpu" GPUs are only listed."""
     if not facts.gpus:
         return [_no_gpu(facts, device)]
     gpus = [_of_gpu(gpu) for gpu in facts.gpus]
     if device == "cpu":
-        return [*gpus, note("CUDA", "runs use CPU cores, as was asked for")]
+        return [*gpus, note("CUDA", "runs use CPU cores, because device is 'cpu'")]
     if (unusable := _unusable(facts, device)) is not None:
         return [*gpus, unusable]
-    return [_of_driver(facts), *gpus, *_foreign(facts), *_between(facts)]
+    return [_of_driver(facts), *gpus, *_other_programs(facts), *_links(facts)]
 
 
-def _trouble(device: str) -> Callable[[str, str, str], Finding]:
-    """A missing GPU is a problem only where one was asked for."""
+def _problem_or_warning(device: str) -> Callable[[str, str, str], Finding]:
+    """The kind of finding for a missing GPU, which is a problem only if device is "cuda"."""
     return problem if device == "cuda" else warning
 
 
 def _unusable(facts: Facts, device: str) -> Finding | None:
-    """Why torch cannot use any of the GPUs there are."""
+    """The finding that torch can use none of the machine's GPUs, with the reason; None if it can."""
     torch, driver, count = facts.torch, facts.driver, f"{len(facts.gpus)} GPU(s)"
     cpu = "" if device == "cuda" else "; runs use CPU cores"
     if torch is not None and torch.cuda is None and torch.build != "unknown":
-        return _trouble(device)(
+        return _problem_or_warning(device)(
             "CUDA",
             f"{count}, but torch {torch.version} is a {torch.build} build{cpu}",
             "install a CUDA build: pip install torch --index-url https://download.pytorch.org/whl/cu128",
         )
     if not facts.visible_gpus:
-        return _trouble(device)(
+        return _problem_or_warning(device)(
             "CUDA",
             f"no CUDA device visible: CUDA_VISIBLE_DEVICES={facts.cuda_visible_devices!r} hides all {count}{cpu}",
             "unset CUDA_VISIBLE_DEVICES, or name GPUs that exist, such as CUDA_VISIBLE_DEVICES=0",
@@ -56,15 +56,15 @@ def _unusable(facts: Facts, device: str) -> Finding | None:
 def _no_gpu(facts: Facts, device: str) -> Finding:
     driver = facts.driver
     if driver.error is not None and not driver.is_absent:
-        return _trouble(device)(
+        return _problem_or_warning(device)(
             "CUDA",
-            f"the NVIDIA driver is there but does not answer ({driver.error})",
+            f"the NVIDIA driver is installed but does not answer ({driver.error})",
             "check nvidia-smi; after a driver update restart the machine; in a container pass --gpus all",
         )
     if device == "cuda":
         return problem(
             "CUDA",
-            "device 'cuda' was asked for, but there is no NVIDIA GPU or driver",
+            "device is 'cuda', but there is no NVIDIA GPU or driver",
             "use --device cpu; in a container pass --gpus all; else install the NVIDIA driver",
         )
     return note(
@@ -90,7 +90,7 @@ def _of_gpu(gpu: GpuFacts) -> Finding:
     return (ok if gpu.is_visible else note)(f"GPU {gpu.index}", ", ".join(parts))
 
 
-def _foreign(facts: Facts) -> list[Finding]:
+def _other_programs(facts: Facts) -> list[Finding]:
     found = []
     for gpu in facts.visible_gpus:
         for process in gpu.processes:
@@ -105,14 +105,14 @@ def _foreign(facts: Facts) -> list[Finding]:
     return found
 
 
-def _between(facts: Facts) -> list[Finding]:
-    """What matters once GPUs talk to each other."""
+def _links(facts: Facts) -> list[Finding]:
+    """Findings about the communication between GPUs."""
     gpus = facts.visible_gpus
     if len(gpus) < 2:
         return []
     found = []
     if not all(gpu.num_nvlinks for gpu in gpus):
-        text = "no NVLink between all GPUs: tensor parallelism goes over PCIe, and is slower for it"
+        text = "no NVLink between all GPUs: tensor parallelism uses PCIe, which is slower"
         found.append(note("links", text))
     if facts.shm_bytes is not None and facts.shm_bytes < _NCCL_SHM_BYTES:
         found.append(

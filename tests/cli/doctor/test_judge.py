@@ -133,7 +133,7 @@ def test_gpus_are_not_judged_for_a_run_on_cores(facts):
     findings = judged(facts(gpus=(busy,), driver=old), device="cpu")
 
     assert {finding.level for finding in findings} == {"ok", "note"}
-    assert the(findings, "CUDA").text == "runs use CPU cores, as was asked for"
+    assert the(findings, "CUDA").text == "runs use CPU cores, because device is 'cpu'"
 
 
 def test_foreign_programs_on_a_gpu(facts):
@@ -165,7 +165,7 @@ def test_few_cores(facts):
     found = the(judged(facts(num_cores=1, num_machine_cores=8)), "cores")
 
     assert found.level == "warning"
-    assert "1 cores of the machine's 8, as this process may use no more: ranks share them" in found.text
+    assert "1 cores of the machine's 8 (this process may use no more): ranks share them" in found.text
     assert the(judged(facts(num_cores=4), cores_per_rank=3), "cores").level == "warning"
 
 
@@ -196,10 +196,10 @@ def test_directories(facts, topic, state, message):
     ("model", "given", "level", "message"),
     [
         ({"directory": "/models/gpt2"}, {}, "ok", "gpt2: /models/gpt2"),
-        ({}, {"weights": "auto"}, "ok", "no files here, so weights are random"),
+        ({}, {"weights": "auto"}, "ok", "no files on this disk, so weights are random"),
         ({}, {"weights": "random"}, "ok", "no files are needed"),
-        ({}, {"weights": "checkpoint"}, "note", "the first run fetches 0.5 GiB from the hub"),
-        ({}, {"weights": "checkpoint", "offline": "true"}, "problem", "--offline was asked for"),
+        ({}, {"weights": "checkpoint"}, "note", "the first run downloads 0.5 GiB from the hub"),
+        ({}, {"weights": "checkpoint", "offline": "true"}, "problem", "--offline forbids a download"),
         ({"problem": "model.safetensors: truncated"}, {}, "problem", "gpt2: model.safetensors: truncated"),
     ],
 )
@@ -214,7 +214,7 @@ def test_model_files(facts, model, given, level, message):
 @pytest.mark.parametrize(
     ("cache", "message"),
     [
-        ({"free_bytes": 100 << 20}, "cannot take 0.5 GiB (0.1 GiB are free)"),
+        ({"free_bytes": 100 << 20}, "cannot hold 0.5 GiB (0.1 GiB are free)"),
         ({"problem": "/cache cannot be written (Read-only file system)"}, "(Read-only file system)"),
     ],
 )
@@ -272,7 +272,7 @@ def test_a_request_without_cases(facts):
 def test_the_self_test_tells_latency_and_bandwidth(facts):
     found = the(judged(facts()), "self-test")
 
-    assert found.text == "two cpu ranks over shm: sum 19 µs, 2.00 GB/s; there and back 30 µs, 0.41 GB/s"
+    assert found.text == "two cpu ranks over shm: sum 19 µs, 2.00 GB/s; round trip 30 µs, 0.41 GB/s"
 
 
 @pytest.mark.parametrize(
