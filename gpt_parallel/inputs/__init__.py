@@ -1,1 +1,1 @@
-"""From what a user says and owns to what can be run: settings, models, checkpoints, prompts."""
+"""The user's inputs: settings, models, checkpoints and prompts, read and checked."""

@@ -1,4 +1,4 @@
-"""Which cases some settings mean: strategy × number of devices × batch size, or meshes given by their degrees."""
+"""Lists the cases of settings: strategy × number of devices × batch size, or meshes given by their degrees."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from gpt_parallel.layout.strategies import cases
 
 
 class PlannedCase(NamedTuple):
-    """One case; `batch_size` is None where all cases have that of the settings."""
+    """One case; `batch_size` is None if all cases have that of the settings."""
 
     strategy: str
     num_gpus: int
@@ -23,7 +23,7 @@ class PlannedCase(NamedTuple):
 def cases_of(settings: Settings) -> list[PlannedCase]:
     """All cases in the order they run, batch size by batch size.
 
-    Raises SpecError for a strategy that does not exist and for degrees that do not fit the number of devices.
+    Raises SpecError for an unknown strategy and for degrees that do not fit the number of devices.
     """
     if settings.has_custom_mesh:
         counts = settings.device_counts or (None,)

@@ -1,4 +1,4 @@
-"""What settings mean on this machine: device, number type, backend, and which cases can run."""
+"""Resolves settings for this machine: device, number type, backend, and which cases can run."""
 
 import platform
 import sys
@@ -12,24 +12,24 @@ from gpt_parallel.schema.run import AttentionChoice, Dtype, ExecutionSpec, MeshS
 
 
 def default_preset() -> str:
-    """The classic gpt2-xl workload where there is a GPU, a small one otherwise."""
+    """ "xl", the classic gpt2-xl workload, if there is a GPU; otherwise "cpu", a small one."""
     return "xl" if cuda_devices() else "cpu"
 
 
 def resolve_device(settings: Settings) -> str:
-    """ "cpu" or "cuda"; SpecError if CUDA was asked for and is not there."""
+    """ "cpu" or "cuda". Raises SpecError if device is "cuda" and no CUDA GPU is usable."""
     if settings.device == "auto":
         return "cuda" if cuda_devices() else "cpu"
     if settings.device == "cuda" and not cuda_devices():
         raise SpecError(
-            "device 'cuda' was asked for, but no CUDA GPU is usable here (no NVIDIA driver, no visible GPU, or a CPU "
-            "build of torch); use device 'cpu', or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+            "device is 'cuda', but no CUDA GPU is usable here (no NVIDIA driver, no visible GPU, or a CPU build of "
+            "torch); use device 'cpu', or check nvidia-smi and CUDA_VISIBLE_DEVICES"
         )
     return settings.device
 
 
 def device_counts(settings: Settings) -> tuple[int, ...]:
-    """The device counts to run: those asked for, else 1, 2, 4 and, where there are so many GPUs, 8."""
+    """The device counts to run: those of the settings, else of the launcher, else 1, 2, 4 and, with 8 GPUs, 8."""
     if settings.device_counts:
         return settings.device_counts
     if settings.launcher and (size := parse_launcher(settings.launcher).size):
@@ -38,7 +38,7 @@ def device_counts(settings: Settings) -> tuple[int, ...]:
 
 
 def reason_to_skip(settings: Settings, num_gpus: int) -> str | None:
-    """Why a case cannot run on this machine, or by the launcher; None if it can. CPU ranks can always share cores."""
+    """The reason why a case cannot run here or by the launcher; None if it can. CPU ranks can always share cores."""
     if settings.launcher:
         return parse_launcher(settings.launcher).reason_to_skip(num_gpus)
     if resolve_device(settings) == "cpu" or settings.oversubscribe or num_gpus <= len(cuda_devices()):
@@ -49,12 +49,12 @@ def reason_to_skip(settings: Settings, num_gpus: int) -> str | None:
 
 
 def resolve_execution(settings: Settings, num_gpus: int) -> ExecutionSpec:
-    """Device, number type and backend for one case; raises SpecError for what this machine cannot do."""
+    """Resolve device, number type and backend for one case. Raises SpecError for settings that do not work here."""
     device = resolve_device(settings)
     if reason := reason_to_skip(settings, num_gpus):
         raise SpecError(reason)
     if settings.launcher:
-        oversubscribed = False  # each of its machines tells when it knows
+        oversubscribed = False  # not known until ranks report their machines
     elif device == "cpu":
         oversubscribed = num_gpus * settings.cores_per_rank > len(available_cores())
     else:
@@ -96,7 +96,7 @@ def _resolve_backend(settings: Settings, device: str, oversubscribed: bool) -> L
 
 
 def _resolve_decode(settings: Settings, device: str, oversubscribed: bool) -> Literal["eager", "graph"]:
-    """Graphs hold whatever runs on the device alone; ranks that share one talk over the host."""
+    """Graphs capture only work on the device; ranks that share a GPU communicate through the host."""
     possible = device == "cuda" and not oversubscribed and settings.backend != "gloo"
     if settings.decode == "auto":
         return "graph" if possible else "eager"
@@ -132,7 +132,7 @@ CUSTOM = "custom"
 
 
 def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:
-    """The mesh of the given degrees; one that is not given is what is left over of `num_gpus`, dp first.
+    """The mesh of the given degrees. A missing tp or pp is 1; a missing dp is `num_gpus` divided by the other two.
 
     Raises SpecError if the product is not `num_gpus`.
     """
@@ -144,6 +144,6 @@ def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:
     if num_gpus is not None and mesh.size != num_gpus:
         raise SpecError(
             f"tensor_parallel_size {mesh.tp} × pipeline_parallel_size {mesh.pp} × data_parallel_size {mesh.dp} "
-            f"= {mesh.size} devices, but {num_gpus} were asked for; the product must be {num_gpus}"
+            f"= {mesh.size} devices, but num_gpus is {num_gpus}; the product must be {num_gpus}"
         )
     return mesh

@@ -1,4 +1,4 @@
-"""Option names that users of other tools type from habit: understood where they mean something, answered where not."""
+"""Aliases: option names of other tools. Some set a field of `Settings`; the others only print a note."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class Alias(NamedTuple):
 
 
 ALIASES = (
-    Alias("mixed-precision", "DTYPE", "bfloat16 or float16: another name for the number type (dtype)"),
-    Alias("memory-efficient-attention", None, "another name for attention 'efficient'"),
-    Alias("gradient-checkpointing", None, "has nothing to do in generation; says what saves memory"),
-    Alias("master-port", "PORT", "not needed: ranks meet without a port"),
+    Alias("mixed-precision", "DTYPE", "alias of the number type (dtype): bfloat16 or float16"),
+    Alias("memory-efficient-attention", None, "alias of attention 'efficient'"),
+    Alias("gradient-checkpointing", None, "no effect on generation; prints what saves memory"),
+    Alias("master-port", "PORT", "no effect: ranks connect without a fixed port"),
 )
 
 _NO_GRADIENTS = (
@@ -33,15 +33,17 @@ _NO_PORT = "master port {port} is not used: ranks meet through a private file, s
 
 
 def apply_aliases(alias: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The given settings with what aliases stand for, and notes for the user about the others.
+    """The given settings with the aliases' values, and notes for the user about aliases without effect.
 
-    Raises SpecError for a wrong value, and where an option and its other name contradict each other.
+    Raises SpecError for a wrong value, and if an option and its alias contradict each other.
     """
     fields: dict[str, Any] = {}
     notes = []
     if (dtype := alias.get("mixed_precision")) is not None:
         if dtype not in ("bfloat16", "float16"):
-            raise SpecError(f"mixed-precision = {dtype!r}: allowed are bfloat16, float16 (none: dtype float32)")
+            raise SpecError(
+                f"mixed-precision = {dtype!r}: allowed are bfloat16, float16 (for neither, use dtype float32)"
+            )
         fields["dtype"] = dtype
     if alias.get("memory_efficient_attention"):
         fields["attention"] = "efficient"
@@ -53,5 +55,5 @@ def apply_aliases(alias: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[d
         notes.append(_NO_PORT.format(port=port))
     for field, value in fields.items():
         if given.get(field) not in (None, value):
-            raise SpecError(f"{field} is asked for twice: {given[field]!r}, and {value!r} by its other name")
+            raise SpecError(f"conflicting values for {field}: {given[field]!r}, and {value!r} from its alias")
     return {**given, **fields}, notes

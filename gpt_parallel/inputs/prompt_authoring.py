@@ -1,7 +1,7 @@
-"""Makes prompts files of a wanted length, and says what is in one.
+"""Makes prompts files with prompts of a given length, and inspects prompts files.
 
-A text's length in tokens depends on the tokenizer, so texts are put together word by word until they have as many
-tokens as were asked for, by the tokenizer that will read them.
+A text's length in tokens depends on the tokenizer, so texts are built word by word until they have the given number of
+tokens by the tokenizer that will read them.
 """
 
 import json
@@ -17,13 +17,13 @@ from gpt_parallel.inputs.prompts import Encode, Prompt, read_numbered_prompts, r
 from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import Request, request_problems
 
-_PASSAGE_WORDS = (6, 16)  # words in a row from one shipped prompt, before another one goes on
+_PASSAGE_WORDS = (6, 16)  # consecutive words from one shipped prompt
 _MAX_MISSES = 40
 _FILLERS = (".", "!", "?", ",", "a", "x", "0")
 
 
 class PromptSet(NamedTuple):
-    """What a file is to hold: so many prompts of so many tokens, each to be continued by `max_length` more."""
+    """The contents of a file to make: a number of prompts, the length of each, and the tokens to generate for each."""
 
     num_samples: int
     prompt_tokens: int
@@ -31,39 +31,40 @@ class PromptSet(NamedTuple):
 
 
 def grid(largest: PromptSet, num_configs: int) -> list[PromptSet]:
-    """`num_configs` sets, small ones first: lengths halve from the largest's, each with few and with all samples."""
+    """`num_configs` sets, small ones first: lengths halve from the largest, each with few and with all samples."""
     few, many = max(1, largest.num_samples // 5), largest.num_samples
     counts = sorted({few, many})
     num_lengths = -(-num_configs // len(counts))
     lengths = [largest.prompt_tokens >> halvings for halvings in reversed(range(num_lengths))]
     if lengths[0] < 1:
         raise SpecError(
-            f"{num_configs} configurations need {num_lengths} lengths, each half of the next; "
-            f"from {largest.prompt_tokens} tokens there are fewer"
+            f"{num_configs} configurations need {num_lengths} lengths, each half of the next, and "
+            f"{largest.prompt_tokens} tokens cannot be halved that often; use fewer --num-configs or more "
+            "--prompt-tokens"
         )
     sets = [PromptSet(count, length, largest.max_length) for length in lengths for count in counts]
     return sets[-num_configs:]
 
 
-def grid_path(output: Path, wanted: PromptSet) -> Path:
-    return output.with_name(f"{output.stem}_{wanted.num_samples}x{wanted.prompt_tokens}{output.suffix}")
+def grid_path(output: Path, member: PromptSet) -> Path:
+    return output.with_name(f"{output.stem}_{member.num_samples}x{member.prompt_tokens}{output.suffix}")
 
 
-def make_prompts(wanted: PromptSet, encode: Encode, seed: int) -> Iterator[Prompt]:
+def make_prompts(prompt_set: PromptSet, encode: Encode, seed: int) -> Iterator[Prompt]:
     """Seeded passages of the shipped prompts' words, each exactly `prompt_tokens` long by the given tokenizer.
 
-    Where no text has that many tokens, which a tokenizer of one's own may bring about, token ids are given instead.
+    If no text has that many tokens, which can happen with a custom tokenizer, the prompt is a list of token ids.
     """
     sources = [prompt.prompt.split() for prompt in read_prompts(shipped_prompts()) if prompt.prompt]
     generator = random.Random(seed)
     count = lru_cache(maxsize=None)(lambda word: len(encode(word)))
-    for _ in range(wanted.num_samples):
-        text = _text_of(wanted.prompt_tokens, _words(generator, sources), count)
-        text, ids = _fill(text, wanted.prompt_tokens, encode)
-        if len(ids) == wanted.prompt_tokens:
-            yield Prompt(prompt=text, max_length=wanted.max_length)
+    for _ in range(prompt_set.num_samples):
+        text = _text_of(prompt_set.prompt_tokens, _words(generator, sources), count)
+        text, ids = _fill(text, prompt_set.prompt_tokens, encode)
+        if len(ids) == prompt_set.prompt_tokens:
+            yield Prompt(prompt=text, max_length=prompt_set.max_length)
         else:
-            yield Prompt(prompt_ids=tuple(ids[: wanted.prompt_tokens]), max_length=wanted.max_length)
+            yield Prompt(prompt_ids=tuple(ids[: prompt_set.prompt_tokens]), max_length=prompt_set.max_length)
 
 
 def _words(generator: random.Random, sources: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -74,7 +75,7 @@ def _words(generator: random.Random, sources: Sequence[Sequence[str]]) -> Iterat
 
 
 def _text_of(length: int, words: Iterator[str], count: Callable[[str], int]) -> str:
-    """Words that fit, until many in a row do not. A byte-level tokenizer never joins words, so their counts add up."""
+    """Join words that fit, until many in a row do not. A byte-level tokenizer keeps words apart, so counts add up."""
     chosen: list[str] = []
     used = misses = 0
     while used < length and misses < _MAX_MISSES:
@@ -89,7 +90,7 @@ def _text_of(length: int, words: Iterator[str], count: Callable[[str], int]) -> 
 
 
 def _fill(text: str, length: int, encode: Encode) -> tuple[str, list[int]]:
-    """Marks and letters after the text until it has its length, or more where nothing adds just one; and its ids."""
+    """Append fillers until the text has its length, or more if none adds exactly one token; return text and ids."""
     ids = encode(text) if text else []
     while len(ids) < length:
         for filler in _FILLERS:
@@ -101,16 +102,16 @@ def _fill(text: str, length: int, encode: Encode) -> tuple[str, list[int]]:
 
 
 def check_outputs(paths: Iterable[Path], *, force: bool) -> None:
-    """Raise SpecError for files that would be lost, or are not to be written."""
+    """Raise SpecError for a directory, and for an existing file unless `force` allows to replace it."""
     for path in paths:
         if path.is_dir():
             raise SpecError(f"--output {path}: is a directory; give a file's name")
         if path.exists() and not force:
-            raise SpecError(f"{path} exists already; --force replaces it")
+            raise SpecError(f"--output {path}: exists already; --force replaces it")
 
 
 def write_prompts(path: Path, prompts: Iterable[Prompt], on_written: Callable[[], None] = lambda: None) -> None:
-    """The whole file or, should it fail, what was there before. Raises SpecError."""
+    """Write the whole file; on failure the old one stays as it was. Raises SpecError."""
 
     def lines() -> Iterator[str]:
         for prompt in prompts:
@@ -124,7 +125,7 @@ def write_prompts(path: Path, prompts: Iterable[Prompt], on_written: Callable[[]
 
 
 class Contents(NamedTuple):
-    """What a valid file holds: each prompt's tokens and tokens to generate."""
+    """The contents of a valid file: each prompt's length and number of tokens to generate."""
 
     num_texts: int
     prompt_lengths: list[int]
@@ -133,7 +134,7 @@ class Contents(NamedTuple):
 
 
 def inspect_prompts(path: Path, encode: Encode, shape: Architecture, model: str) -> Contents:
-    """Read a file as a run with this model would. Raises SpecError with every line that could not be run, and why."""
+    """Read a file as a run with this model would. Raises SpecError with every line that cannot be run, and why."""
     numbered = read_numbered_prompts(path)
     encoded = [(number, prompt, list(prompt.prompt_ids or encode(prompt.prompt or ""))) for number, prompt in numbered]
     problems = []

@@ -19,16 +19,16 @@ from gpt_parallel.schema.run import Request, request_problems
 
 DEFAULT_MAX_LENGTH = 64
 MAX_FILE_BYTES = 64 << 20
-MAX_LINE_BYTES = 1 << 20  # a thousand times what a GPT-2's positions hold
+MAX_LINE_BYTES = 1 << 20  # a thousand times the text that fits in GPT-2's positions
 MAX_SAMPLES = 1_000_000
-MAX_TOKENS = 1 << 26  # of all requests together, each in the memory of every process
+MAX_TOKENS = 1 << 26  # of all requests together, which every process holds in memory
 Encode = Callable[[str], list[int]]
 
 
 class Prompt(Frozen):
     """One line of a prompts file. `max_length` counts the tokens to generate, as transformers' `max_new_tokens`.
 
-    Numbers are numbers: neither true nor "5" is taken for one.
+    Numbers have to be JSON numbers: neither true nor "5" is accepted.
     """
 
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = None
@@ -48,15 +48,16 @@ def shipped_prompts() -> Path:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a JSON Lines file. Raises SpecError with file, line number and reason, for all wrong lines at once.
+    """Read a JSON Lines file. Raises SpecError with file, line number and reason for all wrong lines at once.
 
-    A file may have `MAX_FILE_BYTES`, a line `MAX_LINE_BYTES`. Empty lines, CRLF and a leading byte order mark are fine.
+    A file may have at most `MAX_FILE_BYTES`, a line `MAX_LINE_BYTES`. Empty lines, CRLF and a leading byte order mark
+    are accepted.
     """
     return [prompt for _, prompt in read_numbered_prompts(path)]
 
 
 def read_numbered_prompts(path: Path) -> list[tuple[int, Prompt]]:
-    """The same with each prompt's line number."""
+    """Read a JSON Lines file as `read_prompts` does, with each prompt's line number."""
     content = read_whole(path, MAX_FILE_BYTES, "prompts file").removeprefix(BOM_UTF8)
     prompts, problems = [], []
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -69,7 +70,7 @@ def read_numbered_prompts(path: Path) -> list[tuple[int, Prompt]]:
     refuse(problems)
     if not prompts:
         raise SpecError(
-            f'prompts file {path} has no prompts; each line is {{"prompt": "…"}} or {{"prompt_ids": [1, 2]}}'
+            f'prompts file {path} has no prompts; each line must be {{"prompt": "…"}} or {{"prompt_ids": [1, 2]}}'
         )
     return prompts
 
@@ -98,11 +99,10 @@ def make_requests(
     max_new_tokens: int | None,
     places: Sequence[str] = (),
 ) -> tuple[Request, ...]:
-    """Tokenise prompts and fit them to the asked lengths; `places` say where each of them is from.
+    """Tokenise prompts and fit them to the given lengths; `places` are the prompts' origins, for error messages.
 
-    `num_requests` takes the first so many, going round again when there are fewer; `prompt_tokens` cuts each prompt, or
-    repeats it, to exactly that many tokens; `max_new_tokens` overrides each prompt's own `max_length`. None keeps what
-    the prompts say.
+    `num_requests` takes the first prompts, starting over if there are fewer; `prompt_tokens` cuts or repeats each to
+    exactly that many tokens; `max_new_tokens` overrides each prompt's own `max_length`. None keeps the prompts' values.
     """
     count = num_requests or len(prompts)
     _check_amount(count, prompt_tokens or 1)
@@ -122,9 +122,9 @@ def make_requests(
 
 
 def check_requests(requests: Sequence[Request], places: Sequence[str], model: str, shape: Architecture) -> None:
-    """Raise SpecError for requests that cannot be run with a model, saying from which of the prompts' places they are.
+    """Raise SpecError for requests that a model cannot run, with the place of each one's prompt.
 
-    Each prompt is told of once, however often the requests go round.
+    Each prompt is reported once, however many requests repeat it.
     """
     refuse(
         [
@@ -138,8 +138,8 @@ def check_requests(requests: Sequence[Request], places: Sequence[str], model: st
 def _check_amount(num_samples: int, prompt_tokens: int) -> None:
     if num_samples > MAX_SAMPLES or num_samples * prompt_tokens > MAX_TOKENS:
         raise SpecError(
-            f"num_samples {quoted(num_samples)} × prompt_tokens {quoted(prompt_tokens)} is too much; allowed: "
-            f"{MAX_SAMPLES} requests and {MAX_TOKENS} tokens altogether"
+            f"num_samples {quoted(num_samples)} × prompt_tokens {quoted(prompt_tokens)} is too large; allowed: at most "
+            f"{MAX_SAMPLES} requests and {MAX_TOKENS} tokens in total"
         )
 
 

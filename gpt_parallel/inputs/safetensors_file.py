@@ -1,4 +1,4 @@
-"""Safetensors files, whoever wrote them: headers that agree with the file's size, and weights that are all finite.
+"""Reads untrusted safetensors files: headers must agree with the file's size, and all weights must be finite.
 
 Format: 8 bytes little-endian header length, JSON header, data (huggingface/safetensors, README "Format").
 """
@@ -16,7 +16,7 @@ from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.base.escaping import plain
 from gpt_parallel.base.untrusted_files import parse_json
 
-# Number types of weights that can be run, and what a file may have beside them.
+# Number types of weights that can be run, and the other types that a file may contain.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _ALL_ITEM_BYTES = {
     **ITEM_BYTES,
@@ -25,7 +25,7 @@ _ALL_ITEM_BYTES = {
 }
 _MAX_HEADER_BYTES = 32 << 20  # a GPT-2 of 10,000 layers has 15 MiB
 _MAX_DIMENSIONS = 8
-# The number type's bits that are all set in NaN and infinities alone (IEEE 754; bfloat16 is float32's upper half).
+# The exponent bits, which are all set only in NaN and infinities (IEEE 754; bfloat16 is float32's upper half).
 _EXPONENTS = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
     "F32": ("<u4", 0x7F80_0000),
@@ -52,7 +52,7 @@ class StoredTensor(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """A file's tensors by name. Raises SpecError unless they are well-formed and cover the file's data exactly."""
+    """Read a file's tensors by name. Raises SpecError unless they are well-formed and cover the data exactly."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -66,14 +66,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         header = parse_json(raw)
-        if b"\\u" in raw:  # half a character, which Python can hold and no other reader
+        if b"\\u" in raw:  # half of a surrogate pair, which only Python accepts
             json.dumps(header, ensure_ascii=False).encode()
     except ValueError as error:
         raise SpecError(f"{path}: the safetensors header cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise SpecError(f"{path}: the safetensors header is not an object")
     if not _are_texts(header.pop("__metadata__", {})):
-        raise SpecError(f"{path}: the safetensors header's __metadata__ is not texts by name")
+        raise SpecError(f"{path}: the safetensors header's __metadata__ must map names to texts")
     data_bytes = size - 8 - length
     tensors = {name: _tensor(path, name, entry, 8 + length, data_bytes) for name, entry in header.items()}
     _check_covered(path, tensors, 8 + length, size)
@@ -100,7 +100,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int, data_bytes: int)
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
-    """Whether it is a list of what 64 bits can count. True is an int in Python, and no size."""
+    """Whether a value is a list of non-negative 64-bit integers. True is an int in Python, but not a size."""
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
 
 
@@ -109,7 +109,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _check_covered(path: Path, tensors: dict[str, StoredTensor], data_start: int, size: int) -> None:
-    """The format wants every byte of the data to belong to one tensor; readers refuse anything else."""
+    """Check that every byte of the data belongs to exactly one tensor, as the format requires."""
     covered = data_start
     for start, stop in sorted((tensor.start, tensor.stop) for tensor in tensors.values()):
         if start != covered:
@@ -121,19 +121,17 @@ def _check_covered(path: Path, tensors: dict[str, StoredTensor], data_start: int
 
 
 def check_finite(path: Path, tensors: Iterable[StoredTensor]) -> None:
-    """Raise SpecError naming the first tensor with a NaN or infinity. A file that has not changed is not read again."""
+    """Raise SpecError naming the first tensor with a NaN or infinity. An unchanged file is not read again."""
     state = path.stat()
     in_order = tuple(sorted(tensors, key=lambda tensor: tensor.start))
     bad = _first_not_finite(path, (state.st_size, state.st_mtime_ns, state.st_ino), in_order)
     if bad is not None:
-        raise SpecError(
-            f"{path}: tensor {bad!r} holds NaN or infinite weights; no output of this model would mean a thing"
-        )
+        raise SpecError(f"{path}: tensor {bad!r} holds NaN or infinite weights; the output would be meaningless")
 
 
 @lru_cache(maxsize=64)
 def _first_not_finite(path: Path, state: tuple[int, int, int], tensors: tuple[StoredTensor, ...]) -> str | None:
-    _logger.info("%s: looking for weights that are not finite, in %.2f GB", plain(path), state[0] / 1e9)
+    _logger.info("%s: checking %.2f GB of weights for NaN and infinity", plain(path), state[0] / 1e9)
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     with path.open("rb") as stream:
         return next((tensor.name for tensor in tensors if not _is_finite(stream, tensor, buffer)), None)

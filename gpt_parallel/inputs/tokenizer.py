@@ -1,4 +1,4 @@
-"""A model's tokenizer: its own byte-level BPE where its files are on disk, else UTF-8 bytes as token ids."""
+"""A model's tokenizer: its own byte-level BPE if its files are on disk, else UTF-8 bytes as token ids."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _MAX_TOKENIZER_BYTES = 64 << 20
 
 
 class Tokenizer:
-    """A model's own byte-level BPE tokenizer where its files are on disk, else UTF-8 bytes as ids."""
+    """A model's own byte-level BPE tokenizer if its files are on disk, else UTF-8 bytes as ids."""
 
     def __init__(self, model: ModelSpec) -> None:
         self._tokenizer = _load_tokenizer(Path(model.directory)) if model.directory else None
@@ -25,7 +25,7 @@ class Tokenizer:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the model's; else ids are bytes."""
+        """Whether this is the model's own tokenizer; otherwise ids are bytes."""
         return self._tokenizer is not None
 
     @property
@@ -36,7 +36,7 @@ class Tokenizer:
         return lambda text: list(tokenizer.encode(text).ids)
 
     def decode(self, ids: tuple[int, ...]) -> str | None:
-        """Text of generated ids; None where there is no tokenizer."""
+        """The text of generated ids; None without a tokenizer."""
         return None if self._tokenizer is None else str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 

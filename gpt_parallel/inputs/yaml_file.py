@@ -1,7 +1,7 @@
-"""Settings kept in a YAML file: read strictly, because a key that is misspelt and ignored would be a wrong measurement.
+"""Reads and writes settings as YAML: strictly, because ignoring a misspelt key would falsify a measurement.
 
 A file has the sections model, workload, execution and mesh, each with fields of `Settings`, and may name a `preset`
-for what it does not say. null means "unset", whatever the preset has there.
+for the other fields. null means "unset", whatever the preset has there.
 """
 
 from difflib import get_close_matches
@@ -33,14 +33,14 @@ def sections() -> dict[str, list[str]]:
 
 
 class ConfigFile(NamedTuple):
-    """What a file says: settings by field, and the preset it stands on."""
+    """A file's settings by field, and the preset that they override."""
 
     values: dict[str, Any]
     preset: str | None = None
 
 
 def read_config(path: Path) -> ConfigFile:
-    """Read a configuration file. Raises SpecError with the file's name and everything that is wrong in it."""
+    """Read a configuration file. Raises SpecError with the file's name and all its mistakes."""
     document = _parse(path)
     if not isinstance(document, dict):
         raise SpecError(f"{path}: must have sections such as 'model:' (allowed: {', '.join(sections())})")
@@ -57,7 +57,7 @@ def read_config(path: Path) -> ConfigFile:
 
 
 def to_yaml(settings: Settings) -> str:
-    """All settings in their sections, as a file that gives the same ones."""
+    """Write all settings in their sections, as a file from which the same settings are read."""
     values = settings.model_dump(mode="json")
     document = {section: {field: values[field] for field in fields} for section, fields in sections().items()}
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
@@ -109,7 +109,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no type
 
 
 def _collect(document: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The fields of all sections, and what is wrong with their names and kinds."""
+    """The fields of all sections, and the problems with their names and types."""
     known = sections()
     values: dict[str, Any] = {}
     problems = []
@@ -139,7 +139,7 @@ def _problem(section: str, field: str, value: Any, known: dict[str, list[str]]) 
 
 
 def _unknown(name: str, allowed: list[str], prefix: str, known: dict[str, list[str]]) -> str:
-    """A name that is not there, with the one that was probably meant."""
+    """The message for an unknown name, with the one that was probably meant."""
     for section, fields in known.items():
         if name in fields:
             return f"{prefix}{name}: unknown key here; {name!r} belongs in section {section!r}"

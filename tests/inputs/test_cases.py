@@ -45,5 +45,5 @@ def test_a_strategy_that_does_not_exist_is_refused():
 
 @pytest.mark.parametrize("sizes", ["2,x", "0", "", "1,,2", "-1", "1000001", "²"])
 def test_batch_sizes_are_numbers_with_commas_between_them(sizes):
-    with pytest.raises(SpecError, match="batch sizes from 1 to 1000000 with commas between them, such as 1,4,16"):
+    with pytest.raises(SpecError, match="comma-separated batch sizes from 1 to 1000000, such as 1,4,16"):
         planned(batch_sizes=sizes)

@@ -42,7 +42,11 @@ def test_a_master_port_is_answered_in_a_sentence():
     ("alias", "given", "message"),
     [
         ({"mixed_precision": "int8"}, {}, "mixed-precision = 'int8': allowed are bfloat16, float16"),
-        ({"mixed_precision": "float16"}, {"dtype": "float32"}, "dtype is asked for twice: 'float32', and 'float16'"),
+        (
+            {"mixed_precision": "float16"},
+            {"dtype": "float32"},
+            "conflicting values for dtype: 'float32', and 'float16'",
+        ),
         ({"memory_efficient_attention": True}, {"attention": "math"}, "attention is asked for twice"),
         ({"master_port": "0"}, {}, "must be a port from 1 to 65535"),
         ({"master_port": "x"}, {}, "must be a port from 1 to 65535"),

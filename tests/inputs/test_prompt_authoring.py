@@ -92,7 +92,7 @@ def test_generate_writes_what_runs_read(tmp_path):
 
     assert done.exit_code == 0
     assert "5 prompts of 40 tokens" in done.output
-    assert "counted in bytes, for gpt2's tokenizer is not on this disk" in done.output
+    assert "counted in bytes, because gpt2's tokenizer is not on this disk" in done.output
     prompts = read_prompts(output)
     assert [(len(prompt.prompt.encode()), prompt.max_length) for prompt in prompts] == [(40, 7)] * 5
     assert all(set(json.loads(line)) == {"prompt", "max_length"} for line in output.read_text().splitlines())

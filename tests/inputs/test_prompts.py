@@ -206,7 +206,7 @@ def test_prompts_that_no_file_has_are_named_by_request():
 def test_work_beyond_all_memory_is_refused(prompts, given):
     settings = make_settings("smoke", {"prompts": prompts, "device": "cpu"}).model_copy(update=given)
 
-    with pytest.raises(SpecError, match="is too much; allowed: 1000000 requests and 67108864 tokens"):
+    with pytest.raises(SpecError, match="is too large; allowed: at most 1000000 requests and 67108864 tokens"):
         Suite(settings).spec("pure_data_parallel", 1)
 
 
