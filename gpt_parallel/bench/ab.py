@@ -1,9 +1,9 @@
-"""Compares two git commits: fresh launches in the order A B B A …, judged block by block.
+"""Measures two git commits side by side: fresh launches in the order A B B A …, compared block by block.
 
-Consecutive launches share the state of the machine, so A and B are compared only within a block. The rule is fixed
-beforehand: after the given number of blocks every case is judged. While none FAILs or is an ERROR and
-at least one is INCONCLUSIVE, as many blocks again are measured and all are judged again, at most twice. The error
-rate is divided over these looks (Bonferroni) and cases (Holm).
+Launches close in time find the machine in the same state, so each block's A is compared with that block's B only. The
+rule is fixed beforehand: every case is judged after the given number of blocks. If no case is a FAIL or an ERROR and at
+least one is INCONCLUSIVE, the same number of blocks is measured again and all cases are judged again, at most twice.
+The error rate is divided among these looks (Bonferroni) and the cases (Holm).
 """
 
 import math
@@ -32,7 +32,7 @@ _STOP_WAIT_S = 10
 
 @dataclass(frozen=True)
 class AbBlock:
-    """One launch of every case at each commit, in immediate succession."""
+    """One launch of every case at each commit, directly after each other."""
 
     base: SavedRun
     head: SavedRun
@@ -45,7 +45,7 @@ class AbBlock:
 def run_ab(
     base_ref: str, head_ref: str, arguments: Sequence[str], *, num_blocks: int, threshold: float, log: Log
 ) -> GateResult:
-    """Measure and judge. Raises SpecError if a commit, git or a benchmark run fails; worktrees are always removed."""
+    """Measure both commits and judge. Raises SpecError if git or a benchmark run fails; removes all worktrees."""
     if num_blocks < 3:
         raise SpecError(f"--blocks {num_blocks}: at least 3 are needed to judge")
     repository = find_repository()
@@ -68,7 +68,7 @@ def run_ab(
 
 
 def judge(blocks: Sequence[AbBlock], rules: Rules) -> GateResult:
-    """Every case over its blocks' paired log-ratios of throughput, at one of `MAX_LOOKS` looks."""
+    """Judge every case by its blocks' paired log-ratios of throughput, at one of `MAX_LOOKS` looks."""
     result = GateResult(rules)
     failed = _failures(blocks)
     for name, reason in failed.items():
@@ -96,7 +96,7 @@ def _names(blocks: Sequence[AbBlock]) -> dict[str, str]:
 
 
 def _failures(blocks: Sequence[AbBlock]) -> dict[str, str]:
-    """Every case that failed at either commit in any block, with the place and reason of its first failure."""
+    """The cases that failed at either commit, even if timed elsewhere: each with its first failure and the reason."""
     reasons: dict[str, str] = {}
     for number, block in enumerate(blocks, start=1):
         for side, run in block.sides:
@@ -118,15 +118,15 @@ def _judge(effect: Effect, p_value: float, num_blocks: int, num_cases: int, thre
 
 
 def _log_ratios(blocks: Sequence[AbBlock], fullname: str, result: GateResult) -> list[float] | str:
-    """ln(time at head ÷ time at base) of each block, or the reason why it is missing."""
+    """ln(time at head ÷ time at base) of each block, or the reason why a block has none."""
     ratios = []
     for number, block in enumerate(blocks, start=1):
         cases = []
         for side, run in block.sides:
             case = next((case for case in run.cases if case.fullname == fullname), None)
             if case is None:
-                why = next((entry.reason for entry in run.not_run if fullname.endswith(f"::{entry.case}")), "")
-                return f"missing at {side} in block {number}: {why or 'it did not run'}"
+                reason = next((entry.reason for entry in run.not_run if fullname.endswith(f"::{entry.case}")), "")
+                return f"missing at {side} in block {number}: {reason or 'it did not run'}"
             cases.append(case)
         problem = reason_not_comparable(cases[0].summary, cases[1].summary)
         if problem:
@@ -148,7 +148,7 @@ def _measure(
 
 
 def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
-    """Run pytest on one commit's own package and benchmarks."""
+    """Run one pytest process with one commit's own package and benchmarks."""
     command = [sys.executable, "-m", "pytest", *(arguments or ["benchmarks"])]
     command += ["-p", "no:cacheprovider", f"--benchmark-json={output}"]
     path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -160,8 +160,8 @@ def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # or a terminal's Ctrl-C would reach it twice and interrupt its cleanup
-        preexec_fn=_restore_interrupts,
+        start_new_session=True,  # we pass a terminal's Ctrl-C on, once: a second would interrupt its clean-up
+        preexec_fn=_restore_sigint,
     )
     try:
         printed, _ = process.communicate()
@@ -174,13 +174,13 @@ def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
     return load_run(output)
 
 
-def _restore_interrupts() -> None:
-    """Restore the default action of Ctrl-C, which children of a shell's background job inherit as ignored."""
+def _restore_sigint() -> None:
+    """Restore SIGINT's default action: a shell's background job ignores the signal, and its children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    """Stop pytest like Ctrl-C, so that it stops its ranks and cleans up; kill it if it does not."""
+    """Interrupt pytest, so that it stops its ranks and removes their files; kill it if it does not end."""
     process.send_signal(signal.SIGINT)
     try:
         with suppress(subprocess.TimeoutExpired):

@@ -108,10 +108,10 @@ def _changes(here: Path) -> Iterator[bytes]:
 
 
 def _digest(contents: Iterable[bytes]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for content in contents:
-        found.update(hashlib.sha256(content).digest())
-    return found.hexdigest()[:16]
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
 
 
 def _here() -> Path:
@@ -128,12 +128,12 @@ def _git_state(here: Path) -> tuple[str | None, bool | None]:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit of that checkout, and whether it has changes; None for an installed copy."""
+    """The commit of this package's checkout, and whether it has changes; None for an installed copy."""
     return _git_state(_here())
 
 
 def git_branch() -> str | None:
-    """The branch of that checkout; None if there is none, or no branch."""
+    """The branch of this package's checkout; None if there is no checkout or no branch."""
     return _git(_here(), "symbolic-ref", "--short", "--quiet", "HEAD")
 
 

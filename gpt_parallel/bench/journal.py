@@ -1,7 +1,7 @@
-"""The journal of a session: every finished case is on disk before the next one starts.
+"""Writes each finished case to disk before the next one starts: a power cut loses one case, not a night.
 
-An append-only JSON Lines file: a header with settings and machine, a line for each finished case of a pytest session,
-and an end. When the file is opened again, a line cut off by a crash is dropped.
+The journal is an append-only JSON Lines file: a header with the settings and the machine, a line for each finished case
+of a pytest session, and an end line. A line that a crash cut off is dropped when the file is opened again.
 """
 
 import errno
@@ -42,7 +42,7 @@ class JournalError(RuntimeError):
 
 
 class Header(Frozen):
-    """The settings and machine of all cases in a journal. Cases with different headers do not belong in one table."""
+    """The facts that hold for all lines of a journal. Cases with different headers do not belong in one table."""
 
     kind: Literal["session"] = "session"
     schema_version: Literal[1] = 1
@@ -51,7 +51,7 @@ class Header(Frozen):
 
 
 def make_header(settings: Settings) -> Header:
-    """The header of a session. Raises SpecError if the prompts file, whose content is part of it, cannot be read."""
+    """Make the header. Raises SpecError for a prompts file that cannot be read: its content is part of the header."""
     fixed = settings.model_dump(mode="json", exclude=_FREE)
     if settings.prompts not in ("builtin", "random"):
         content = read_whole(Path(settings.prompts), MAX_FILE_BYTES, "prompts file")
@@ -61,7 +61,7 @@ def make_header(settings: Settings) -> Header:
 
 
 class Finished(Frozen):
-    """A finished case: its launches, which include pytest-benchmark's rounds, or the reason of its failure."""
+    """A finished case: every launch, which includes pytest-benchmark's rounds, or the reason why it failed."""
 
     kind: Literal["case"] = "case"
     case: str
@@ -74,10 +74,10 @@ class Journal:
     """An open journal, locked against a second writer. `finished` has each case's latest line."""
 
     def __init__(self, path: Path, header: Header, *, resume: bool, keep_as: Path) -> None:
-        """Without `resume`, an unfinished journal is moved to `keep_as`, or to a similar free name.
+        """Open a journal. An unfinished one that is not resumed is copied to `keep_as`, or to a similar free name.
 
-        Then `kept` is its path, and `num_kept` its number of cases. Raises SpecError if the file cannot be used or is
-        of other runs, and leaves it unchanged.
+        Then `kept` is its new path, and `num_kept` the number of its cases. Raises SpecError if the file cannot be used
+        or has another header; the file is then unchanged.
         """
         self.path, self.num_kept, self.kept = path, 0, path
         self.finished: dict[str, Finished] = {}
@@ -122,7 +122,7 @@ class Journal:
         self._sync_directory()
 
     def _content(self) -> bytes:
-        """The content of the open file; another file may have its name by now."""
+        """Read the open file, because another file may have its name by now."""
         size = os.fstat(self._file).st_size
         if size > MAX_BYTES:
             raise SpecError(f"journal {self.path}: larger than {MAX_BYTES} bytes, the most allowed; {_START_OVER}")
@@ -155,8 +155,7 @@ class Journal:
         ]
         if differing:
             raise SpecError(
-                f"journal {self.path} is of other runs, which do not belong in one table: {'; '.join(differing)} "
-                f"({_START_OVER})"
+                f"journal {self.path} is of other settings or another machine: {'; '.join(differing)} ({_START_OVER})"
             )
 
     def _cases(self, lines: list[dict[str, Any]]) -> list[Finished]:
@@ -166,12 +165,12 @@ class Journal:
             raise SpecError.from_validation(error, prefix=f"journal {self.path}: ") from error
 
     def add(self, case: Finished) -> None:
-        """Write a case to disk. Raises JournalError if the disk is full or gone; `finished` has the case anyway."""
+        """Write a case to disk; raises JournalError if that fails. `finished` has the case either way."""
         self.finished[case.case] = case
         self._append(redact_tree(case).model_dump(mode="json"))
 
     def forget_failures(self) -> None:
-        """Remove failed cases from `finished`, so that they run again."""
+        """Drop failed cases from `finished`, so that they run again; their new lines will count."""
         self.finished = {name: case for name, case in self.finished.items() if case.outcome == "passed"}
 
     def end(self) -> None:
@@ -181,10 +180,10 @@ class Journal:
         os.close(self._file)
 
     def _append(self, value: Mapping[str, Any]) -> None:
-        """Append a complete line or nothing."""
+        """Write a whole line or nothing."""
         try:
             self._write(json.dumps(value).encode() + b"\n")
-            if not os.path.samestat(os.fstat(self._file), os.stat(self.path)):  # another file has its name
+            if not os.path.samestat(os.fstat(self._file), os.stat(self.path)):  # the line would be lost
                 raise OSError(errno.ESTALE, "it was replaced by another file")
         except OSError as error:
             raise JournalError(f"journal {self.path}: can no longer be written ({error.strerror})") from error
@@ -201,10 +200,10 @@ class Journal:
             raise
 
     def _sync_directory(self) -> None:
-        """Flush the directory, so that the file's name survives a power failure."""
+        """Flush the directory, so that the file's name survives a power cut, too."""
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with suppress(OSError):  # not supported by every file system
+            with suppress(OSError):  # not every file system supports it
                 os.fsync(directory)
         finally:
             os.close(directory)
@@ -219,14 +218,14 @@ class Journal:
 
 
 def _may_be_cut_off(content: bytes, header: Header) -> bool:
-    """Whether a file without a complete line is empty or the beginning of this header, cut off by a crash."""
+    """Whether a file without a whole line is empty, or the beginning of such a journal's header after a crash."""
     line = json.dumps(header.model_dump(mode="json")).encode()
     begin = line[: line.index(b'"settings"')]
     return content[: len(begin)] == begin[: len(content)]
 
 
 def _free_name(path: Path) -> Path:
-    """The path, or a numbered one that does not exist, so that no file is replaced."""
+    """The path, or a similar one with a number, at which no file exists."""
     number, free = 1, path
     while os.path.lexists(free):
         number += 1

@@ -21,7 +21,7 @@ from gpt_parallel.schema.telemetry import GpuTelemetry
 
 _SINGLE = {
     "reference": "the single-device reference run",
-    "judge": "the judge's pass by transformers (judge 'engine' does without it)",
+    "judge": "the judge's pass by transformers (judge 'engine' skips it)",
 }
 
 
@@ -50,7 +50,10 @@ class Runner:
     def run(self, spec: RunSpec) -> Run:
         """Launch a case. Raises LaunchError, and SpecError if its devices are busy and the settings say not to wait."""
         job, elsewhere = Job(kind=JobKind.GENERATE, spec=spec), self.external is not None
-        with _naming(spec.execution.fault), gpu_sampler(spec.execution, spec.num_gpus, elsewhere=elsewhere) as sampler:
+        with (
+            _fault_noted(spec.execution.fault),
+            gpu_sampler(spec.execution, spec.num_gpus, elsewhere=elsewhere) as sampler,
+        ):
             if self.external is not None:
                 ranks = self._launch_by(self.external, job)
             else:
@@ -79,14 +82,14 @@ class Runner:
     def _launch(self, job: Job, on_phase: OnPhase, observer: Observer | None = None) -> tuple[RankReport, ...]:
         with self._claimed(job.spec, on_phase) as claimed:
             check_gpu_memory(job)
-            return _marked(launch(job, on_phase=on_phase, observer=observer, cores=claimed.cores), claimed)
+            return _mark_shared(launch(job, on_phase=on_phase, observer=observer, cores=claimed.cores), claimed)
 
     def _launch_by(self, external: External, job: Job) -> tuple[RankReport, ...]:
         """Launch externally. Devices are claimed only if all ranks are local; a launcher chooses remote ones itself."""
         if not external.is_local:
             return external.launch(job, on_phase=self.on_phase)
         with self._claimed(job.spec, self.on_phase) as claimed:
-            return _marked(external.launch(job, on_phase=self.on_phase, cores=claimed.cores), claimed)
+            return _mark_shared(external.launch(job, on_phase=self.on_phase, cores=claimed.cores), claimed)
 
     def _claimed(self, spec: RunSpec, on_phase: OnPhase) -> AbstractContextManager[Claimed]:
         when_busy = self._settings.when_busy

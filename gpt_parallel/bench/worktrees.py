@@ -1,4 +1,4 @@
-"""Temporary git worktrees, which are always removed."""
+"""Checks out commits beside the working tree, and removes them whatever happens."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.signals import uninterrupted
 
-WORKTREE_PREFIX = "gpt_parallel-ab-"  # prefix of our worktrees' directories, which identifies them
+WORKTREE_PREFIX = "gpt_parallel-ab-"  # of the directories that contain our worktrees, which marks them as ours
 
 
 @contextmanager
@@ -25,14 +25,14 @@ def worktree(repository: Path, commit: str, path: Path) -> Iterator[Path]:
 
 
 def _remove_worktree(repository: Path, path: Path) -> None:
-    """Remove directory and registration, even after an interrupted `git worktree add`."""
+    """Remove the directory and its registration, in whatever state an interrupted `git worktree add` left them."""
     shutil.rmtree(path, ignore_errors=True)
     with suppress(SpecError):
         _git(repository, "worktree", "remove", "--force", "--force", str(path))  # twice: it is locked while added
 
 
 def remove_leftovers(repository: Path) -> None:
-    """Remove registrations of our own worktrees that a killed run left. Others may be on an unmounted disk."""
+    """Remove the registrations of our worktrees that a killed run left. Others may be on a disk that is not mounted."""
     for line in _git(repository, "worktree", "list", "--porcelain").splitlines():
         path = Path(line.removeprefix("worktree "))
         is_ours = line.startswith("worktree ") and path.parent.name.startswith(WORKTREE_PREFIX)
@@ -41,12 +41,12 @@ def remove_leftovers(repository: Path) -> None:
 
 
 def find_repository() -> Path:
-    """The repository of the working directory. Raises SpecError if there is none."""
+    """The repository around the working directory. Raises SpecError if there is none."""
     return Path(_git(Path.cwd(), "rev-parse", "--show-toplevel"))
 
 
 def find_commit(repository: Path, ref: str) -> str:
-    """The commit of a revision name. Raises SpecError if there is none."""
+    """The commit that a name refers to. Raises SpecError if there is none."""
     try:
         return _git(repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     except SpecError as error:

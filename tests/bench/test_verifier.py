@@ -100,7 +100,7 @@ def test_a_judge_that_fails_is_named_with_what_does_without_it(cache, monkeypatc
     monkeypatch.setattr(local, "JUDGE", "no.such.module")
     suite = smoke()
 
-    with pytest.raises(LaunchError, match=r"^the judge's pass by transformers \(judge 'engine' does without it\): "):
+    with pytest.raises(LaunchError, match=r"^the judge's pass by transformers \(judge 'engine' skips it\): "):
         suite.run(suite.spec("pure_data_parallel", 1))
 
 
@@ -124,7 +124,7 @@ def test_a_judge_in_a_broken_environment_fails_before_anything_is_timed(cache):
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "half an upgrade" in done.stdout
-    assert "judge 'engine' does without it" in done.stdout
+    assert "judge 'engine' skips it" in done.stdout
 
 
 def test_a_verdict_is_of_all_that_it_depends_on(tiny_checkpoint, monkeypatch):
