@@ -96,7 +96,7 @@ class Runner:
         return claim_devices(spec.execution, spec.num_gpus, when_busy, lambda text: on_phase(0, text))
 
 
-def _marked(ranks: tuple[RankReport, ...], claimed: Claimed) -> tuple[RankReport, ...]:
+def _mark_shared(ranks: tuple[RankReport, ...], claimed: Claimed) -> tuple[RankReport, ...]:
     return tuple(rank.placed(shared=claimed.are_shared) for rank in ranks)
 
 
@@ -106,7 +106,7 @@ def fault_note(fault: FaultSpec | None) -> str:
 
 
 @contextmanager
-def _naming(fault: FaultSpec | None) -> Iterator[None]:
+def _fault_noted(fault: FaultSpec | None) -> Iterator[None]:
     """Add the note about an injected fault to the first line of a failed launch."""
     try:
         yield
