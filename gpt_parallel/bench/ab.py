@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.signals import uninterrupted
 from gpt_parallel.bench.worktrees import WORKTREE_PREFIX, find_commit, find_repository, remove_leftovers, worktree
 from gpt_parallel.report.compare.comparable import differences, reason_not_comparable
 from gpt_parallel.report.compare.gate import ALPHA, detectable_effect
@@ -152,21 +153,24 @@ def _run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> SavedRun:
     command = [sys.executable, "-m", "pytest", *(arguments or ["benchmarks"])]
     command += ["-p", "no:cacheprovider", f"--benchmark-json={output}"]
     path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(
-        command,
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # we pass a terminal's Ctrl-C on, once: a second would interrupt its clean-up
-        preexec_fn=_restore_sigint,
-    )
+    process = None
     try:
+        with uninterrupted():  # the hooks that Python runs as it forks would lose a KeyboardInterrupt
+            process = subprocess.Popen(
+                command,
+                cwd=tree,
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,  # we pass a terminal's Ctrl-C on, once: a second would interrupt its clean-up
+                preexec_fn=_restore_sigint,
+            )
         printed, _ = process.communicate()
     except BaseException:
-        _stop(process)
+        if process is not None:
+            _stop(process)
         raise
     if process.returncode not in (0, 1) or not output.is_file():
         tail = "\n".join(f"  {line}" for line in printed.strip().splitlines()[-15:])
