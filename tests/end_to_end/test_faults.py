@@ -225,7 +225,7 @@ def test_a_fault_that_a_run_survives_leaves_no_figures(make_suite):
     suite = make_suite("warmup:1:nan_logits", warmup=2, verify=True, breakdown=True)
 
     with pytest.raises(
-        InjectedFaultError, match=r"ended well, but .*\(fault injected: warmup:1:nan_logits\)"
+        InjectedFaultError, match=r"the run succeeded, but .*\(fault injected: warmup:1:nan_logits\)"
     ) as caught:
         suite.run(suite.spec(TP, 2))
 
@@ -289,7 +289,7 @@ def run_pytest(directory, *arguments):
         (
             "warmup:1:nan_logits",
             ("--gpt-warmup", "2"),
-            "nothing it measured counts (fault injected: warmup:1:nan_logits)",
+            "its measurements do not count (fault injected: warmup:1:nan_logits)",
         ),
     ],
     ids=["failed", "survived"],
@@ -316,7 +316,7 @@ def test_run_writes_that_a_fault_was_injected_and_exits_1(tmp_path):
     done = run_cli("run", *SMOKE, "--strategy", TP, "--num-gpus", "2", *fault, "--output-dir", "out", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert "nothing it measured counts (fault injected: warmup:1:nan_logits)" in done.stderr
+    assert "its measurements do not count (fault injected: warmup:1:nan_logits)" in done.stderr
     assert done.stdout == ""
     result = load_result(tmp_path / "out" / "result.json")
     assert result.verification.status == "fault-injected"
@@ -373,7 +373,7 @@ def test_a_fault_that_cannot_be_is_refused(text, told):
 )
 def test_a_fault_that_the_mesh_has_no_place_for_is_refused(make_suite, fault, told):
     with pytest.raises(SpecError, match=told):
-        make_suite(fault).spec(DP, 1 if "lone" in told else 2)
+        make_suite(fault).spec(DP, 1 if "single-rank" in told else 2)
 
 
 def test_a_wrong_fault_is_a_usage_error(tmp_path):
