@@ -113,7 +113,7 @@ def _print(result: RunResult, profile: str | None) -> None:
     if check.status == "skipped":
         print("not verified (--no-verify)")
     else:
-        judged = "" if check.judge == "engine" else f", which {check.judge} confirmed"
+        judged = "" if check.judge == "engine" else f", proved by {check.judge}"
         print(f"verified: {check.status}, {check.tokens_compared} tokens compared with a single-device run{judged}")
 
 

@@ -163,7 +163,7 @@ def _is_complete(directory: Path) -> bool:
 def _download(repository: str, name: str, offline: bool) -> Path:
     remedy = f"pass a local directory, or use weights 'random' to run {name}'s architecture without them"
     if offline:
-        raise SpecError(f"model {name!r}: weights are not on this disk and offline was asked for; {remedy}")
+        raise SpecError(f"model {name!r}: weights are not on this disk, and offline forbids a download; {remedy}")
     from huggingface_hub import snapshot_download
 
     try:

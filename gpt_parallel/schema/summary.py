@@ -142,7 +142,7 @@ class _Row(Frozen):
         if "cudnn" in f"{self.attention_prefill} {self.attention_decode}":
             return f"{told}; cuDNN's attention does not repeat: --gpt-attention flash repeats"
         if self.backend == "nccl" and self.tp > 1:
-            return f"{told}; NCCL's NVLS algorithm may not repeat: NCCL_ALGO=^NVLS does without it"
+            return f"{told}; NCCL's NVLS algorithm may not repeat: NCCL_ALGO=^NVLS disables it"
         return f"{told}; docs/design.md lists what may not repeat, and how to do without it"
 
     @property

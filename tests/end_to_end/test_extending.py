@@ -54,7 +54,7 @@ def test_a_registered_model_has_random_weights_or_those_of_its_repository(shape,
     assert not has_published_weights("mine")
     with pytest.raises(SpecError, match="model 'mine' has no trained weights anywhere; use weights 'random'"):
         resolve_model("mine", "checkpoint")
-    with pytest.raises(SpecError, match="weights are not on this disk and offline was asked for"):
+    with pytest.raises(SpecError, match="weights are not on this disk, and offline forbids a download"):
         resolve_model("fetched", "checkpoint", offline=True)
     assert ("me/mine",) in asked
 

@@ -499,7 +499,7 @@ def test_resolving_names_directories_and_weights(tiny_checkpoint):
     [
         ("gpt3", "random", False, "'gpt3': no such directory, and not a known model \\(gpt2, gpt2-medium"),
         ("./absent", "random", False, "no such directory"),
-        ("gpt2", "checkpoint", True, "not on this disk and offline was asked for; .* use weights 'random'"),
+        ("gpt2", "checkpoint", True, "not on this disk, and offline forbids a download; .* use weights 'random'"),
         ("gpt2-nano", "checkpoint", False, "'gpt2-nano' has no trained weights"),
         ("nobody/nothing", "checkpoint", False, "could not be fetched from the hub"),
     ],
@@ -537,7 +537,7 @@ def test_a_download_that_was_cut_off_is_not_there_yet(tiny_checkpoint, tmp_path,
     next(snapshot.glob("model-00002*")).unlink()
 
     assert resolve_model("gpt2", "auto").weights == "random"
-    with pytest.raises(SpecError, match="not on this disk and offline was asked for"):
+    with pytest.raises(SpecError, match="not on this disk, and offline forbids a download"):
         resolve_model("gpt2", "checkpoint", offline=True)
 
 

@@ -47,11 +47,7 @@ def test_a_master_port_is_answered_in_a_sentence():
             {"dtype": "float32"},
             "conflicting values for dtype: 'float32', and 'float16'",
         ),
-        (
-            {"memory_efficient_attention": True},
-            {"attention": "math"},
-            "conflicting values for attention: 'math', and 'efficient'",
-        ),
+        ({"memory_efficient_attention": True}, {"attention": "math"}, "conflicting values for attention"),
         ({"master_port": "0"}, {}, "must be a port from 1 to 65535"),
         ({"master_port": "x"}, {}, "must be a port from 1 to 65535"),
         ({"master_port": "70000"}, {}, "must be a port from 1 to 65535"),

@@ -79,7 +79,7 @@ def test_a_grid_has_lengths_and_sizes():
     ]
     assert grid(PromptSet(50, 256, 64), 1) == [PromptSet(50, 256, 64)]
     assert grid(PromptSet(1, 4, 64), 3) == [PromptSet(1, length, 64) for length in (1, 2, 4)]
-    with pytest.raises(SpecError, match="6 configurations need 3 lengths, each half of the next, and 3 tokens cannot"):
+    with pytest.raises(SpecError, match="6 configurations need 3 lengths, each half of the next, and 3 tokens"):
         grid(PromptSet(50, 3, 64), 6)
 
 

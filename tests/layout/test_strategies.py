@@ -83,6 +83,6 @@ def test_custom_degrees_must_multiply_to_the_devices():
     with pytest.raises(SpecError, match="= 3 devices, but num_gpus is 4; the product must be 4"):
         mesh(4, tensor=3)
     with pytest.raises(
-        SpecError, match="pipeline_parallel_size 1 × data_parallel_size 2 = 4 devices, but num_gpus is 8"
+        SpecError, match="2 × pipeline_parallel_size 1 × data_parallel_size 2 = 4 devices, but num_gpus is 8"
     ):
         mesh(8, tensor=2, data=2)

@@ -40,7 +40,7 @@ def test_what_figures_do_not_hold_for_is_marked(mark, name):
     ("changes", "remedy"),
     [
         ({"attention_prefill": "flash", "attention_decode": "cudnn"}, "--gpt-attention flash repeats"),
-        ({"attention_decode": "flash", "backend": "nccl", "tp": 2}, "NCCL_ALGO=^NVLS does without it"),
+        ({"attention_decode": "flash", "backend": "nccl", "tp": 2}, "NCCL_ALGO=^NVLS disables it"),
         ({}, "docs/design.md lists what may not repeat"),
     ],
 )
