@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts
 from gpt_parallel.inputs.settings import Settings
-from gpt_parallel.layout.strategies import cases
+from gpt_parallel.layout.strategies import STRATEGIES, cases, mesh_for, missing
 
 
 class PlannedCase(NamedTuple):
@@ -31,3 +31,19 @@ def cases_of(settings: Settings) -> list[PlannedCase]:
     else:
         rows = cases(device_counts(settings), settings.strategies)
     return [PlannedCase(*row, batch_size) for batch_size in settings.all_batch_sizes or (None,) for row in rows]
+
+
+def notes_on_missing_cases(settings: Settings) -> list[str]:
+    """A sentence for each number of devices on which some of the strategies do not exist."""
+    if settings.has_custom_mesh:
+        return []
+    absent = missing(device_counts(settings), settings.strategies)
+    return [f"no case on {count} devices: {', '.join(names)} (not defined for it)" for count, names in absent.items()]
+
+
+def check_strategies_have_cases(settings: Settings) -> None:
+    """Raise SpecError for a strategy that is unknown, or that exists on none of the given numbers of devices."""
+    counts = device_counts(settings)
+    for name in settings.strategies:
+        if name not in STRATEGIES or not any(STRATEGIES[name].rule(count) for count in counts):
+            mesh_for(name, counts[0])

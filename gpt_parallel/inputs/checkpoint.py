@@ -1,8 +1,9 @@
 """Checks a Hugging Face model directory without torch, so that a bad one is refused before any rank starts."""
 
 import os
+import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from gpt_parallel.base.errors import SpecError, quoted, refuse, shorten
 from gpt_parallel.base.untrusted_files import kind, parse_json, read_whole
+from gpt_parallel.inputs.model_directory import describe_directory
 from gpt_parallel.inputs.safetensors_file import ITEM_BYTES, StoredTensor, check_finite, read_header
 from gpt_parallel.schema.families.registry import FAMILIES, family_of, tensor_shapes
 from gpt_parallel.schema.model import Architecture
@@ -19,6 +21,7 @@ SINGLE_NAME = "model.safetensors"
 _PICKLED_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 16 << 20
+_LAYER = re.compile(r"(?:^|\.)\d+\.")  # a layer's number in a tensor's name
 
 
 class Checkpoint(NamedTuple):
@@ -31,6 +34,8 @@ class Checkpoint(NamedTuple):
 def read_architecture(directory: Path) -> Architecture:
     """The architecture in `config.json`; SpecError if it is missing, malformed or not one of the known families."""
     path = directory / "config.json"
+    if not path.exists() and (what := describe_directory(directory)) is not None:
+        raise SpecError(f"{directory}: this is {what}")
     config = _read_json(path, _MAX_CONFIG_BYTES, "model configuration")
     if config.get("auto_map"):
         raise SpecError(
@@ -60,13 +65,12 @@ def inspect_checkpoint(directory: Path, architecture: Architecture) -> Checkpoin
                 raise SpecError(f"{path}: tensor {quoted(name)} is in {found[name].path.name} too")
             found[name] = tensor
     shapes = tensor_shapes(architecture)
-    longer = family_of(architecture).key_prefix
-    prefix = longer if any(longer + name in found for name in shapes) else ""
-    problems = []
+    prefix = _prefix_of(found, shapes, family_of(architecture).key_prefix)
+    missing = [name for name in shapes if prefix + name not in found]
+    problems = [_missing(directory, missing, shapes, found, files)] if missing else []
     for name, expected in shapes.items():
         stored = found.get(prefix + name)
         if stored is None:
-            problems.append(f"{directory}: tensor {name!r} is missing from {_listed([path.name for path in files])}")
             continue
         if stored.shape != expected:
             problems.append(
@@ -81,6 +85,35 @@ def inspect_checkpoint(directory: Path, architecture: Architecture) -> Checkpoin
     for path in files:
         check_finite(path, [tensor for tensor in used if tensor.path == path])
     return Checkpoint(tuple(path.name for path in files), prefix)
+
+
+def _prefix_of(found: Collection[str], shapes: Collection[str], usual: str) -> str:
+    """What stands before the tensors' names: nothing, the family's usual prefix, or a wrapper's such as `module.`."""
+    marker = max(shapes, key=len)  # a long name is the end of no other
+    wrappers = sorted({name.removesuffix(marker) for name in found if name.endswith(f".{marker}")}, key=len)
+    candidates = ("", usual, *wrappers)
+    counts = {prefix: sum(prefix + name in found for name in shapes) for prefix in candidates}
+    return max(candidates, key=lambda prefix: counts[prefix])
+
+
+def _missing(
+    directory: Path, missing: Sequence[str], shapes: Collection[str], found: Collection[str], files: Sequence[Path]
+) -> str:
+    """How many tensors are missing, which, and the likely reason."""
+    names = _listed([path.name for path in files])
+    if len(missing) == 1:
+        return f"{directory}: tensor {missing[0]!r} is missing from {names}"
+    text = f"{directory}: {len(missing)} of {len(shapes)} tensors are missing from {names}: {_quoted_few(missing)}"
+    if len(missing) == len(shapes):
+        return f"{text}; it has {_quoted_few(sorted(found))}, the tensors of another model or an adapter"
+    if all(_LAYER.search(name) for name in missing):
+        return f"{text}; config.json may be of a model with more layers, or a file of weights is incomplete"
+    return f"{text}; a file of weights may be incomplete (download it again)"
+
+
+def _quoted_few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(quoted, names[:3])) + more
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -103,6 +136,8 @@ def weight_files(directory: Path) -> list[Path]:
     else:
         pickled = [name for name in _PICKLED_NAMES if (directory / name).exists()]
         hint = f"; {pickled[0]} is pickled and never loaded, convert it to safetensors" if pickled else ""
+        if not hint and (what := describe_directory(directory)) is not None:
+            hint = f"; this is {what}"
         raise SpecError(f"{directory}: no {SINGLE_NAME} or {INDEX_NAME}{hint}")
     if missing := [name for name in names if not _is_regular(directory / name)]:
         raise SpecError(f"{directory}: {_listed(missing)} named in {INDEX_NAME} but not there")

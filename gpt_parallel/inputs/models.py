@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture, weight_files
+from gpt_parallel.inputs.model_directory import describe_file
 from gpt_parallel.schema.model import Architecture, ModelSpec
 
 Weights = Literal["checkpoint", "random", "auto"]
@@ -113,6 +114,10 @@ def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
     if (path := _directory(name)) is not None:
         return path
     known = name in ARCHITECTURES
+    path = Path(name).expanduser()
+    if not known and path.is_file():
+        what = describe_file(path) or "a file, not a directory with config.json and model.safetensors"
+        raise SpecError(f"model {quoted(name)}: this is {what}")
     if not known and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
         raise SpecError(
             f"model {quoted(name)}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "

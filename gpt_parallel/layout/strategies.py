@@ -87,6 +87,13 @@ def is_degenerate(strategy: str, mesh: MeshSpec) -> bool:
     return any(STRATEGIES[name].rule(mesh.size) == mesh for name in earlier)
 
 
+def missing(device_counts: tuple[int, ...], only: tuple[str, ...] = ()) -> dict[int, list[str]]:
+    """The strategies, or those of `only`, that do not exist on each number of devices above 1."""
+    names = [name for name in STRATEGIES if not only or name in only]
+    absent = {n: [name for name in names if not STRATEGIES[name].rule(n)] for n in device_counts if n > 1}
+    return {n: found for n, found in absent.items() if found}
+
+
 def cases(device_counts: tuple[int, ...], only: tuple[str, ...] = ()) -> list[tuple[str, int]]:
     """(strategy, devices) for every strategy, or `only` these, that exists there; SpecError for an unknown one."""
     for name in only:

@@ -63,13 +63,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _check_strategies(settings: "Settings") -> None:
-    """Raise UsageError for unknown strategies, once every conftest.py has registered its own."""
+    """Raise UsageError for strategies without a case, now that every conftest.py has registered its own."""
     from gpt_parallel.base.errors import SpecError
-    from gpt_parallel.layout.strategies import check_known
+    from gpt_parallel.inputs.cases import check_strategies_have_cases
 
     try:
-        for name in settings.strategies:
-            check_known(name)
+        check_strategies_have_cases(settings)
     except SpecError as error:
         raise usage_error(error.problems) from error
 

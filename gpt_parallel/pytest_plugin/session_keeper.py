@@ -15,6 +15,7 @@ from gpt_parallel.bench.journal import Finished, Journal, JournalError, make_hea
 from gpt_parallel.bench.session_record import FILE_NAME, SessionRecord
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.bench.summarise import summarise
+from gpt_parallel.inputs.cases import notes_on_missing_cases
 from gpt_parallel.inputs.models import has_published_weights
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.pytest_plugin.items import is_case
@@ -47,6 +48,7 @@ class SessionKeeper:
     def begin(self, items: Sequence[pytest.Item], *, resume: bool) -> list[str]:
         """Open the journal for these cases; return notes for the user. Raises SpecError if it cannot be opened."""
         self._expected, self._is_resumed = list(items), resume
+        self._notes += notes_on_missing_cases(self._settings)
         if self._directory is None:
             return []
         path, kept = self._directory / JOURNAL, self._directory / KEPT_JOURNAL

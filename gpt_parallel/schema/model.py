@@ -121,4 +121,5 @@ class ModelSpec(Frozen):
     def weights_origin(self) -> str:
         if self.weights == "random":
             return f"random (seed {self.seed})"
-        return f"checkpoint {self.directory}"
+        prefix = self.key_prefix if self.key_prefix not in ("", "transformer.") else ""
+        return f"checkpoint {self.directory}" + (f" (names after {prefix!r})" if prefix else "")

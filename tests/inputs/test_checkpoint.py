@@ -88,7 +88,8 @@ def test_weights_that_do_not_fit_the_config(tiny_checkpoint):
     message = refusal(directory)
 
     assert "tensor 'wte.weight' has shape (97, 24), but config.json implies (98, 24)" in message
-    assert "tensor 'h.2.ln_1.weight' is missing from model.safetensors" in message
+    assert "12 of 40 tensors are missing from model.safetensors: 'h.2.ln_1.weight', " in message
+    assert "and 9 more; config.json may be of a model with more layers" in message
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
