@@ -13,11 +13,11 @@ from gpt_parallel.base.escaping import plain
 from gpt_parallel.base.redaction import redact, redact_tree
 from gpt_parallel.cli.common import errors, option
 from gpt_parallel.cli.doctor.cases import Feasibility, judge_cases
+from gpt_parallel.cli.doctor.checks import check
 from gpt_parallel.cli.doctor.connectivity import run_self_test
 from gpt_parallel.cli.doctor.facts import Facts, SelfTest
 from gpt_parallel.cli.doctor.findings import Finding, can_run
 from gpt_parallel.cli.doctor.gather import gather_facts
-from gpt_parallel.cli.doctor.judge import judge
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
 
@@ -55,7 +55,7 @@ def doctor(
             fork_server.warm_up()
         cases = _judge_cases(settings, facts)
         self_test = run_self_test(settings) if can_start and not isinstance(cases, str) else None
-    findings = judge(facts, settings, cases, self_test)
+    findings = check(facts, settings, cases, self_test)
     verdicts = [] if isinstance(cases, str) else cases
     facts, verdicts, self_test, findings = redact_tree((facts, verdicts, self_test, findings))
     if as_json:

@@ -1,4 +1,4 @@
-"""Judges a machine's facts: each finding is one plain sentence, with a remedy for problems and warnings."""
+"""The checks of a machine: each finding is one plain sentence, with a remedy for problems and warnings."""
 
 from collections.abc import Sequence
 from math import prod
@@ -7,7 +7,7 @@ from pathlib import Path
 from gpt_parallel.cli.doctor.cases import Feasibility
 from gpt_parallel.cli.doctor.facts import DirectoryFacts, Facts, ModelFacts, SelfTest
 from gpt_parallel.cli.doctor.findings import Finding, note, ok, problem, warning
-from gpt_parallel.cli.doctor.judge_gpus import judge_gpus
+from gpt_parallel.cli.doctor.gpu_checks import check_gpus
 from gpt_parallel.inputs.models import ARCHITECTURES, has_published_weights
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.cost import gib
@@ -17,14 +17,14 @@ _TORCH_FROM, _TORCH_BEFORE = (2, 11), (2, 14)  # as in pyproject.toml
 _LEAST_FREE_BYTES = 256 << 20
 
 
-def judge(
+def check(
     facts: Facts, settings: Settings, cases: Sequence[Feasibility] | str, self_test: SelfTest | None
 ) -> list[Finding]:
     """The findings. `cases` is an error message if the settings have none; `self_test` is None if it was skipped."""
     return [
         ok("Python", f"{facts.python} on {facts.platform}"),
         _torch(facts),
-        *judge_gpus(facts, settings.device),
+        *check_gpus(facts, settings.device),
         *_cores(facts, settings),
         _memory(facts),
         _threads(facts),

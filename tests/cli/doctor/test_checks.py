@@ -3,9 +3,9 @@
 import pytest
 
 from gpt_parallel.cli.doctor.cases import Feasibility
+from gpt_parallel.cli.doctor.checks import check
 from gpt_parallel.cli.doctor.facts import DirectoryFacts, DriverFacts, GpuProcess, ModelFacts, SelfTest, TorchFacts
 from gpt_parallel.cli.doctor.findings import can_run
-from gpt_parallel.cli.doctor.judge import judge
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.schema.result import CollectiveProbe
 from tests.cli.doctor.conftest import GIB, gpu
@@ -20,7 +20,7 @@ TALKED = SelfTest(device="cpu", backend="shm", probes=PROBES)
 
 
 def judged(facts, cases=RUNS, self_test=TALKED, preset="cpu", **given):
-    return judge(facts, make_settings(preset, given), cases, self_test)
+    return check(facts, make_settings(preset, given), cases, self_test)
 
 
 def the(findings, topic, level=None):

@@ -1,4 +1,4 @@
-"""Judges driver, torch build and GPUs together: most problems are a mismatch between them."""
+"""Checks driver, torch build and GPUs together: most problems are a mismatch between them."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from gpt_parallel.layout.cost import gib
 _NCCL_SHM_BYTES = 256 << 20
 
 
-def judge_gpus(facts: Facts, device: str) -> list[Finding]:
+def check_gpus(facts: Facts, device: str) -> list[Finding]:
     """The findings. `device` as in the settings: with "cuda" the job needs a GPU, with "cpu" GPUs are only listed."""
     if not facts.gpus:
         return [_no_gpu(facts, device)]
