@@ -17,7 +17,8 @@ from gpt_parallel.bench.figures import energy, figures
 from gpt_parallel.bench.runner import Runner, fault_note
 from gpt_parallel.bench.verification import records_of
 from gpt_parallel.bench.verifier import VerificationError, Verifier
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, resolve_execution
+from gpt_parallel.inputs.execution import resolve_execution
+from gpt_parallel.inputs.meshes import chosen_mesh
 from gpt_parallel.inputs.models import resolve_model
 from gpt_parallel.inputs.prompts import (
     Prompt,
@@ -28,10 +29,11 @@ from gpt_parallel.inputs.prompts import (
     read_prompts,
     shipped_prompts,
 )
+from gpt_parallel.inputs.request_lengths import fit_new_tokens
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.inputs.tokenizer import Tokenizer
 from gpt_parallel.launch.watch import OnPhase
-from gpt_parallel.layout.strategies import is_degenerate, mesh_for
+from gpt_parallel.layout.strategies import is_degenerate
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.result import FAULT_INJECTED, Diagnostics, Output, RankReport, RunResult, Verification
@@ -57,6 +59,8 @@ class Suite:
         redact_log()
         self.settings = settings
         self._fault = fault
+        self.length_note: str | None = None
+        """Says that requests generate fewer tokens than `max_length`; known with the workload."""
         self.runner = Runner(settings, on_phase)
         self.verifier = Verifier(self.runner, settings.judge)
 
@@ -81,6 +85,8 @@ class Suite:
             max_new_tokens=settings.max_length,
             places=places,
         )
+        if settings.max_length is not None:  # a limit for all requests; a prompt's own max_length is never changed
+            requests, self.length_note = fit_new_tokens(requests, self.model.architecture.max_positions)
         check_requests(requests, places, self.model.name, self.model.architecture)
         return WorkloadSpec(
             requests=requests,
@@ -92,7 +98,7 @@ class Suite:
                 repetition_penalty=settings.repetition_penalty,
                 seed=settings.seed,
             ),
-            source=self._prompt_source(),
+            source=self._prompt_source() + (f"; {self.length_note}" if self.length_note else ""),
         )
 
     @cached_property
@@ -115,9 +121,7 @@ class Suite:
         return f"{name}, {self.tokenizer.description if has_text else 'given token ids'}"
 
     def mesh(self, strategy: str, num_gpus: int) -> MeshSpec:
-        if strategy != CUSTOM:
-            return mesh_for(strategy, num_gpus)
-        return custom_mesh(self.settings, num_gpus)
+        return chosen_mesh(self.settings, strategy, num_gpus)
 
     def spec(self, strategy: str, num_gpus: int, batch_size: int | None = None) -> RunSpec:
         """One case, resolved and checked; without `batch_size` it has that of the settings.

@@ -9,9 +9,20 @@ from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_inte
 from gpt_parallel.cli import ab, data, gate, report, run, worker
 from gpt_parallel.cli.common import takes_settings
 from gpt_parallel.cli.doctor import command as doctor_command
+from gpt_parallel.inputs.option_aliases import with_bare_values
 from gpt_parallel.version import __version__
 
-app = typer.Typer(help="Verified, timed distributed GPT-2 generation.", no_args_is_help=True, add_completion=False)
+
+def _with_hyphens(name: str) -> str:
+    return name.replace("_", "-")
+
+
+app = typer.Typer(
+    help="Verified, timed distributed GPT-2 generation.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"token_normalize_func": _with_hyphens},  # --num_gpus is --num-gpus, in every command
+)
 app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches", "batch_sizes")))
 app.command("doctor", help=doctor_command.HELP)(takes_settings(doctor_command.doctor))
 app.command("report", help=report.HELP)(report.report)
@@ -41,7 +52,7 @@ def main() -> None:
     """Run the console script. A second Ctrl-C is ignored while the process ends."""
     install_interrupt_handler()
     try:
-        app()
+        app(with_bare_values(sys.argv[1:]))
     except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt:  # before the command began, or after it ended

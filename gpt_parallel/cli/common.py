@@ -124,10 +124,10 @@ def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
 
 
 def _alias_annotation(alias: Alias) -> Any:
-    flag = f"--{alias.name}"
+    flags = [f"--{name}" for name in alias.names]
     if alias.metavar is not None:
-        return Annotated[str | None, typer.Option(flag, metavar=alias.metavar, help=alias.help)]
-    return Annotated[bool | None, typer.Option(flag, help=alias.help)]
+        return Annotated[str | None, typer.Option(*flags, metavar=alias.metavar, help=alias.help)]
+    return Annotated[bool | None, typer.Option(*flags, help=alias.help)]
 
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:

@@ -54,7 +54,7 @@ app = typer.Typer(help="Make and check prompts files.", no_args_is_help=True)
 
 @app.command("generate", help=GENERATE_HELP)
 def generate(
-    output: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("prompts.jsonl"),
     num_samples: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 50,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 256,
     max_length: Annotated[int, typer.Option(min=1, help="Tokens to generate for each prompt.")] = DEFAULT_MAX_LENGTH,

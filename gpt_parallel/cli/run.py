@@ -13,10 +13,11 @@ from gpt_parallel.bench.progress import LOG_EVERY_S, CaseProgress
 from gpt_parallel.bench.suite import InjectedFaultError, Suite
 from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, writing
-from gpt_parallel.inputs.cases import PlannedCase, cases_of
+from gpt_parallel.inputs.cases import PlannedCase
+from gpt_parallel.inputs.meshes import CUSTOM, chosen_mesh
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch import fork_server
-from gpt_parallel.layout.strategies import STRATEGIES, mesh_for
+from gpt_parallel.layout.strategies import check_known
 from gpt_parallel.report.tables import render_ranks, render_table
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.result import RunResult
@@ -32,6 +33,7 @@ Examples:
   gpt-parallel run --preset smoke --strategy full_model_parallel --num-gpus 4
   gpt-parallel run --strategy tensor_data_hybrid --num-gpus 2
       --model ./my-gpt2 --prompts prompts.jsonl --output-dir out
+  gpt-parallel run --strategy full_model_parallel --num-gpus 4 --tensor-parallel-size 4
   gpt-parallel run --tensor-parallel-size 2 --pipeline-parallel-size 2
   gpt-parallel run --config configs/one-case.yaml --num-gpus 2
   gpt-parallel run --preset smoke --print-config > mine.yaml
@@ -59,6 +61,8 @@ def run(
         fork_server.warm_up()
         suite = Suite(settings, progress, FaultSpec.parse(inject_fault) if inject_fault else None)
         spec = _with_own_profile(suite.spec(*case), settings)
+        if suite.length_note:
+            errors.print(f"note: {suite.length_note}")
         progress.start(spec)
         directory = output_dir or Path("reports") / slug(spec.name)
         make_writable(directory)
@@ -87,19 +91,26 @@ def _with_own_profile(spec: RunSpec, settings: Settings) -> RunSpec:
 
 
 def _choose_case(settings: Settings) -> PlannedCase:
+    """The one case that the settings mean; by default pure data parallelism on one device."""
     counts, strategies = settings.device_counts, settings.strategies
     if len(counts) > 1:
         raise SpecError(f"--num-gpus {settings.num_gpus}: run takes one device count (pytest benchmarks takes many)")
-    if not settings.has_custom_mesh:
-        if not strategies:
-            raise SpecError(f"--strategy is missing; allowed: {', '.join(STRATEGIES)} (or give the parallel sizes)")
-        if len(strategies) > 1:
-            raise SpecError(f"--strategy {settings.strategy}: run takes one strategy (pytest benchmarks takes many)")
-        if not counts:
-            raise SpecError("--num-gpus is missing; give the number of devices that the strategy uses")
-        mesh_for(strategies[0], counts[0])
-    (case,) = cases_of(settings)
-    return case
+    if len(strategies) > 1:
+        raise SpecError(f"--strategy {settings.strategy}: run takes one strategy (pytest benchmarks takes many)")
+    count = counts[0] if counts else None
+    if settings.has_degrees:
+        strategy = strategies[0] if strategies else CUSTOM
+    else:
+        strategy = strategies[0] if strategies else "pure_data_parallel"
+        if count is None and strategy == "pure_data_parallel":
+            count = 1
+        elif count is None:
+            check_known(strategy)
+            raise SpecError(f"--num-gpus is missing; give the number of devices that {strategy} uses")
+    mesh = chosen_mesh(settings, strategy, count)
+    if mesh.size == 1 and strategy not in ("pure_data_parallel", CUSTOM):
+        errors.print(f"note: on one device {strategy} is the whole model on it, as every strategy is")
+    return PlannedCase(strategy, mesh.size)
 
 
 def _print(result: RunResult, profile: str | None) -> None:

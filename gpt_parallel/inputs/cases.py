@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from gpt_parallel.inputs.execution import CUSTOM, custom_mesh, device_counts
+from gpt_parallel.inputs.execution import device_counts
+from gpt_parallel.inputs.meshes import CUSTOM, chosen_mesh
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.strategies import STRATEGIES, cases, mesh_for, missing
 
@@ -25,17 +26,25 @@ def cases_of(settings: Settings) -> list[PlannedCase]:
 
     Raises SpecError for an unknown strategy and for degrees that do not fit the number of devices.
     """
-    if settings.has_custom_mesh:
-        counts = settings.device_counts or (None,)
-        rows = [(CUSTOM, custom_mesh(settings, count).size) for count in counts]
+    if settings.has_degrees:
+        counts, names = settings.device_counts or (None,), settings.strategies or (CUSTOM,)
+        rows = [(name, chosen_mesh(settings, name, count).size) for count in counts for name in names]
     else:
         rows = cases(device_counts(settings), settings.strategies)
     return [PlannedCase(*row, batch_size) for batch_size in settings.all_batch_sizes or (None,) for row in rows]
 
 
+def with_known_strategies(settings: Settings) -> Settings | None:
+    """The settings without strategies that no conftest.py has registered yet; None if no strategy is left."""
+    known = [name for name in settings.strategies if name in STRATEGIES]
+    if settings.strategies and not known:
+        return None
+    return settings.model_copy(update={"strategy": ",".join(known) or None})
+
+
 def notes_on_missing_cases(settings: Settings) -> list[str]:
     """A sentence for each number of devices on which some of the strategies do not exist."""
-    if settings.has_custom_mesh:
+    if settings.has_degrees:
         return []
     absent = missing(device_counts(settings), settings.strategies)
     return [f"no case on {count} devices: {', '.join(names)} (not defined for it)" for count, names in absent.items()]
@@ -43,6 +52,9 @@ def notes_on_missing_cases(settings: Settings) -> list[str]:
 
 def check_strategies_have_cases(settings: Settings) -> None:
     """Raise SpecError for a strategy that is unknown, or that exists on none of the given numbers of devices."""
+    if settings.has_degrees:
+        cases_of(settings)
+        return
     counts = device_counts(settings)
     for name in settings.strategies:
         if name not in STRATEGIES or not any(STRATEGIES[name].rule(count) for count in counts):

@@ -8,7 +8,7 @@ from gpt_parallel.base.errors import SpecError
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch.cluster.command import parse_launcher
 from gpt_parallel.launch.devices import available_cores, cuda_devices
-from gpt_parallel.schema.run import AttentionChoice, Dtype, ExecutionSpec, MeshSpec
+from gpt_parallel.schema.run import AttentionChoice, Dtype, ExecutionSpec
 
 
 def default_preset() -> str:
@@ -126,24 +126,3 @@ def _resolve_dtype(settings: Settings, device: str) -> Dtype:
     if device == "cpu":
         return "float32"
     return "bfloat16" if all(gpu.compute_capability >= (8, 0) for gpu in cuda_devices()) else "float16"
-
-
-CUSTOM = "custom"
-
-
-def custom_mesh(settings: Settings, num_gpus: int | None = None) -> MeshSpec:
-    """The mesh of the given degrees. A missing tp or pp is 1; a missing dp is `num_gpus` divided by the other two.
-
-    Raises SpecError if the product is not `num_gpus`.
-    """
-    tp, pp, dp = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
-    if dp is None:
-        known = (tp or 1) * (pp or 1)
-        dp = num_gpus // known if num_gpus and num_gpus % known == 0 else 1
-    mesh = MeshSpec(tp=tp or 1, pp=pp or 1, dp=dp)
-    if num_gpus is not None and mesh.size != num_gpus:
-        raise SpecError(
-            f"tensor_parallel_size {mesh.tp} × pipeline_parallel_size {mesh.pp} × data_parallel_size {mesh.dp} "
-            f"= {mesh.size} devices, but num_gpus is {num_gpus}; the product must be {num_gpus}"
-        )
-    return mesh

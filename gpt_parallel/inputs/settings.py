@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
-from pydantic import model_validator as validate_model
-from typing_extensions import Self
 
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.schema.frozen import Frozen
@@ -141,18 +139,14 @@ class Settings(Frozen):
         None, description="comma-separated device counts of the cases; unset: 1,2,4, and 8 if there are 8 GPUs"
     )
     tensor_parallel_size: PositiveInt | None = Field(
-        None, description="custom mesh instead of the strategies: tp degree"
+        None, description="tp degree of the chosen strategy, or of a custom mesh if none is chosen"
     )
     pipeline_parallel_size: PositiveInt | None = Field(
-        None, description="custom mesh instead of the strategies: pp degree"
+        None, description="pp degree of the chosen strategy, or of a custom mesh if none is chosen"
     )
-    data_parallel_size: PositiveInt | None = Field(None, description="custom mesh instead of the strategies: dp degree")
-
-    @validate_model(mode="after")
-    def _strategy_or_mesh(self) -> Self:
-        if self.strategy and self.has_custom_mesh:
-            raise ValueError("give either a strategy or parallel sizes, not both")
-        return self
+    data_parallel_size: PositiveInt | None = Field(
+        None, description="dp degree of the chosen strategy, or of a custom mesh if none is chosen"
+    )
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -170,7 +164,8 @@ class Settings(Frozen):
         return tuple(sorted({int(size) for size in (self.batch_sizes or "").split(",") if size}))
 
     @property
-    def has_custom_mesh(self) -> bool:
+    def has_degrees(self) -> bool:
+        """Whether the degrees of meshes are given, instead of following from the strategies' rules."""
         return any((self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size))
 
 

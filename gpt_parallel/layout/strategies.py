@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.schema.run import MeshSpec
@@ -10,10 +10,38 @@ from gpt_parallel.schema.run import MeshSpec
 MeshRule = Callable[[int], MeshSpec | None]
 
 
+Axis = Literal["tp", "pp", "dp"]
+_AXIS_NAMES = {"tp": "tensor", "pp": "pipeline", "dp": "data"}
+
+
 class Strategy(NamedTuple):
+    """A strategy's rule, and its kind: only degrees of `axes` may exceed 1, and together those of `splits` must."""
+
     name: str
     rule: MeshRule
     description: str = ""
+    axes: tuple[Axis, ...] = ("tp", "pp", "dp")
+    splits: tuple[Axis, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind in words, such as "tensor and data parallel, with tensor_parallel_size at least 2"."""
+        text = f"{' and '.join(_AXIS_NAMES[axis] for axis in self.axes)} parallel"
+        if self.splits:
+            text += f", with {' or '.join(map(size_name, self.splits))} at least 2"
+        return text
+
+    def is_of_kind(self, mesh: MeshSpec) -> bool:
+        """Whether degrees make a mesh of this strategy's kind. One device is of every kind."""
+        degrees: dict[Axis, int] = {"tp": mesh.tp, "pp": mesh.pp, "dp": mesh.dp}
+        only_axes = all(degree == 1 for axis, degree in degrees.items() if axis not in self.axes)
+        is_split = not self.splits or any(degrees[axis] > 1 for axis in self.splits)
+        return only_axes and (is_split or mesh.size == 1)
+
+
+def size_name(axis: Axis) -> str:
+    """The name of the setting that has an axis' degree."""
+    return f"{_AXIS_NAMES[axis]}_parallel_size"
 
 
 def _halves(num_gpus: int) -> int | None:
@@ -39,10 +67,28 @@ def _full_model(num_gpus: int) -> MeshSpec | None:
 STRATEGIES: dict[str, Strategy] = {
     row.name: row
     for row in (
-        Strategy("pure_data_parallel", lambda n: MeshSpec(dp=n), "every device holds the whole model"),
-        Strategy("tensor_data_hybrid", _tensor_data, "pairs of devices share each layer; pairs are replicas"),
-        Strategy("pipeline_data_hybrid", _pipeline_data, "pairs of devices share the layers; pairs are replicas"),
-        Strategy("full_model_parallel", _full_model, "one model over all devices: layers split, stages in sequence"),
+        Strategy("pure_data_parallel", lambda n: MeshSpec(dp=n), "every device holds the whole model", axes=("dp",)),
+        Strategy(
+            "tensor_data_hybrid",
+            _tensor_data,
+            "pairs of devices share each layer; pairs are replicas",
+            axes=("tp", "dp"),
+            splits=("tp",),
+        ),
+        Strategy(
+            "pipeline_data_hybrid",
+            _pipeline_data,
+            "pairs of devices share the layers; pairs are replicas",
+            axes=("pp", "dp"),
+            splits=("pp",),
+        ),
+        Strategy(
+            "full_model_parallel",
+            _full_model,
+            "one model over all devices: layers split, stages in sequence",
+            axes=("tp", "pp"),
+            splits=("tp", "pp"),
+        ),
     )
 }
 

@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from gpt_parallel.inputs.cases import cases_of
+from gpt_parallel.inputs.cases import cases_of, with_known_strategies
 from gpt_parallel.inputs.execution import reason_to_skip
 from gpt_parallel.inputs.settings import Settings
-from gpt_parallel.layout.strategies import STRATEGIES
 
 
 def make_parameters(settings: Settings) -> tuple[tuple[str, ...], list[Any]]:
@@ -16,13 +15,9 @@ def make_parameters(settings: Settings) -> tuple[tuple[str, ...], list[Any]]:
     Unknown strategies are left out: a conftest.py may still register them, and the plugin checks before cases run.
     """
     names = ("strategy", "num_gpus", "gpt_batch_size")[: 3 if settings.all_batch_sizes else 2]
-    known = [name for name in settings.strategies if name in STRATEGIES]
-    if settings.strategies:
-        settings = settings.model_copy(update={"strategy": ",".join(known)})
-        if not known:
-            return names, []
+    known = with_known_strategies(settings)
     rows = []
-    for case in cases_of(settings):
+    for case in cases_of(known) if known else []:
         marks = [pytest.mark.gpus(n=case.num_gpus)]
         if reason := reason_to_skip(settings, case.num_gpus):
             marks.append(pytest.mark.skip(reason=reason))

@@ -1,5 +1,7 @@
 """The `--gpt-…` options of pytest, their ini values and the configuration file, turned into `Settings`."""
 
+from argparse import SUPPRESS
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,18 +19,15 @@ class SessionChoice(NamedTuple):
 
 def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("gpt", "distributed GPT generation (gpt_parallel)")
-    group.addoption("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
+    add = partial(_add_option, group)
+    add("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
     parser.addini("gpt_preset", "default of --gpt-preset")
-    group.addoption(
-        "--gpt-config", metavar="FILE", help="YAML file of settings; overrides ini values, overridden by options"
-    )
-    group.addoption("--gpt-print-config", action="store_true", help="print the settings as a YAML file and exit")
-    group.addoption("--gpt-report", metavar="DIR", help="directory for the report; default: reports/latest")
-    group.addoption("--gpt-no-report", action="store_true", help="write neither report nor journal")
-    group.addoption(
-        "--gpt-resume", action="store_true", help="launch only cases that the report directory's journal does not have"
-    )
-    group.addoption(
+    add("--gpt-config", metavar="FILE", help="YAML file of settings; overrides ini values, overridden by options")
+    add("--gpt-print-config", action="store_true", help="print the settings as a YAML file and exit")
+    add("--gpt-report", metavar="DIR", help="directory for the report; default: reports/latest")
+    add("--gpt-no-report", action="store_true", help="write neither report nor journal")
+    add("--gpt-resume", action="store_true", help="launch only cases that the report directory's journal does not have")
+    add(
         "--gpt-inject-fault",
         metavar="PHASE:RANK:ACTION",
         help="make a rank of each case fail; for tests of gpt_parallel itself, whose figures do not count",
@@ -36,13 +35,25 @@ def add_options(parser: pytest.Parser) -> None:
     for option in options():
         flag, field, text = f"--gpt-{option.name}", f"gpt_{option.field}", option.help.replace("%", "%%")
         if option.constant is None:
-            group.addoption(flag, dest=field, metavar=option.metavar, help=text)
+            add(flag, dest=field, metavar=option.metavar, help=text)
         else:
-            group.addoption(flag, dest=field, action="store_const", const=str(option.constant), help=text)
+            add(flag, dest=field, action="store_const", const=str(option.constant), help=text)
         parser.addini(field, f"default of {flag}: {option.help}" if option.constant is not False else f"false: {flag}")
     for alias in ALIASES:
         kind: dict[str, Any] = {"metavar": alias.metavar} if alias.metavar else {"action": "store_true"}
-        group.addoption(f"--gpt-{alias.name}", dest=f"gpt_{alias.field}", help=alias.help, **kind)
+        if alias.bare:
+            kind |= {"nargs": "?", "const": alias.bare}
+        flags = [f"--gpt-{name}" for name in alias.names]
+        add(*flags, dest=f"gpt_{alias.field}", help=alias.help, **kind)
+
+
+def _add_option(group: Any, *flags: str, dest: str | None = None, **attributes: Any) -> None:
+    """Add an option, and without a line in the help the same with underscores: --gpt-num_gpus, --gpt_num_gpus."""
+    dest = dest or flags[0].lstrip("-").replace("-", "_")
+    group.addoption(*flags, dest=dest, **attributes)
+    names = [flag.removeprefix("--gpt-").replace("-", "_") for flag in flags]
+    spellings = dict.fromkeys(f"--gpt{mark}{name}" for name in names for mark in "-_")
+    group.addoption(*(name for name in spellings if name not in flags), dest=dest, **attributes | {"help": SUPPRESS})
 
 
 def has_own_options(config: pytest.Config) -> bool:

@@ -141,6 +141,7 @@ def _start_keeper(config: pytest.Config, cases: list[pytest.Item]) -> None:
         notes = weights_notes(suite_of(config)) + keeper.begin(cases, resume=config.getoption("gpt_resume"))
     except SpecError as error:
         raise usage_error(error.problems) from error
+    notes += [note] if (note := suite_of(config).length_note) else []
     config.stash[KEEPER] = keeper
     config.pluginmanager.register(keeper)
     if not all(keeper.has_finished(case.nodeid) for case in cases):

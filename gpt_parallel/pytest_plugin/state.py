@@ -21,6 +21,7 @@ NOTES: "pytest.StashKey[list[str]]" = pytest.StashKey()
 def settings_of(config: pytest.Config) -> "Settings":
     if SETTINGS not in config.stash:
         from gpt_parallel.base.errors import SpecError
+        from gpt_parallel.inputs.cases import cases_of, with_known_strategies
         from gpt_parallel.inputs.execution import device_counts, resolve_device
         from gpt_parallel.pytest_plugin.options import choose_settings
 
@@ -30,10 +31,8 @@ def settings_of(config: pytest.Config) -> "Settings":
             counts = device_counts(settings)
             if settings.launcher and not settings.device_counts and len(counts) == 1:
                 notes.append(f"the launcher starts {counts[0]} ranks: cases are made for {counts[0]} devices only")
-            if settings.has_custom_mesh:
-                from gpt_parallel.inputs.cases import cases_of
-
-                cases_of(settings)
+            if settings.has_degrees and (known := with_known_strategies(settings)):
+                cases_of(known)
         except SpecError as error:
             raise usage_error(error.problems) from error
         config.stash[SETTINGS], config.stash[NOTES] = settings, notes

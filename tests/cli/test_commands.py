@@ -72,8 +72,10 @@ def test_sampling_options_reach_the_ranks(tmp_path):
     ("arguments", "message"),
     [
         (("--strategy", "no_such", "--num-gpus", "2"), "unknown strategy 'no_such'; allowed: pure_data_parallel"),
-        (("--num-gpus", "2"), "--strategy is missing"),
-        (("--strategy", "pure_data_parallel"), "--num-gpus is missing"),
+        (
+            ("--strategy", "tensor_data_hybrid"),
+            "--num-gpus is missing; give the number of devices that tensor_data_hybrid",
+        ),
         (("--strategy", "tensor_data_hybrid", "--num-gpus", "3"), "does not exist on 3 device(s); allowed: 2, 4"),
         (("--strategy", "pure_data_parallel", "--num-gpus", "1,2"), "run takes one device count"),
         (
@@ -85,9 +87,14 @@ def test_sampling_options_reach_the_ranks(tmp_path):
             "timeout_s = '1e12': Input should",
         ),
         (("--strategy", "pure_data_parallel,tensor_data_hybrid", "--num-gpus", "2"), "run takes one strategy"),
-        (("--strategy", "a", "--tensor-parallel-size", "2"), "give either a strategy or parallel sizes, not both"),
+        (("--strategy", "a", "--tensor-parallel-size", "2"), "unknown strategy 'a'; allowed: pure_data_parallel"),
         (
-            ("--strategy", "pure_data_parallel", "--num-gpus", "1", "--memory-efficient-attention"),
+            ("--strategy", "tensor_data_hybrid", "--num-gpus", "4", "--pipeline-parallel-size", "2"),
+            "tensor_data_hybrid is tensor and data parallel, with tensor_parallel_size at least 2; "
+            "tensor_parallel_size 1 × pipeline_parallel_size 2 × data_parallel_size 2 is not of that kind",
+        ),
+        (
+            ("--strategy", "pure_data_parallel", "--num-gpus", "1", "--attention", "efficient"),
             "attention 'efficient' is a CUDA kernel; on CPU use 'auto' or 'flash'",
         ),
         (("--mixed-precision", "int8"), "mixed-precision = 'int8': allowed are bfloat16, float16"),

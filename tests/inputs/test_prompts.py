@@ -195,9 +195,9 @@ def test_a_prompt_that_is_cut_to_fit_is_fine(suite):
 
 
 def test_prompts_that_no_file_has_are_named_by_request():
-    settings = make_settings("smoke", {"prompts": "random", "device": "cpu", "prompt_tokens": 250})
+    settings = make_settings("smoke", {"prompts": "random", "device": "cpu", "prompt_tokens": 256})
 
-    with pytest.raises(SpecError, match=r"^request 0: 250 prompt"):
+    with pytest.raises(SpecError, match=r"^request 0: 256 prompt"):
         Suite(settings.model_copy(update={"max_length": 64})).spec("pure_data_parallel", 1)
 
 

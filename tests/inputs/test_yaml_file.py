@@ -147,7 +147,6 @@ def test_what_is_printed_gives_the_same_settings_under_any_preset(write, given):
         ("workload: [" + "[xxxxxxxxx], " * 5000 + "]\n", "must hold fields such as 'prompts: …', not [["),
         ("? " + "z" * 60_000 + "\n: {}\n", "zzz"),
         ("workload:\n  ? " + "z" * 60_000 + "\n  : 1\n", "zzz"),
-        ("mesh:\n  strategy: pure_data_parallel\n  tensor_parallel_size: 2\n", "either a strategy or parallel sizes"),
     ],
 )
 def test_mistakes_are_named_with_the_file(write, text, message):

@@ -1,8 +1,6 @@
 import pytest
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.inputs.execution import custom_mesh
-from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.layout import strategies
 from gpt_parallel.layout.strategies import cases, is_degenerate, mesh_for, register_strategy
 from gpt_parallel.schema.run import MeshSpec
@@ -70,19 +68,3 @@ def test_a_rule_of_the_wrong_size_is_refused():
 
     with pytest.raises(SpecError, match="wrong makes a mesh tp4 of 4 devices when asked for 2"):
         mesh_for("wrong", 2)
-
-
-def test_custom_degrees_must_multiply_to_the_devices():
-    def mesh(num_gpus, **degrees):
-        given = {f"{name}_parallel_size": value for name, value in degrees.items()}
-        return str(custom_mesh(make_settings("smoke", given), num_gpus))
-
-    assert mesh(None, tensor=2, pipeline=2, data=2) == "pp2·dp2·tp2"
-    assert mesh(None, tensor=3) == "tp3"
-    assert mesh(8, tensor=2, pipeline=2) == "pp2·dp2·tp2"
-    with pytest.raises(SpecError, match="= 3 devices, but num_gpus is 4; the product must be 4"):
-        mesh(4, tensor=3)
-    with pytest.raises(
-        SpecError, match="2 × pipeline_parallel_size 1 × data_parallel_size 2 = 4 devices, but num_gpus is 8"
-    ):
-        mesh(8, tensor=2, data=2)

@@ -203,7 +203,11 @@ def test_random_weights_by_default_are_noted(monkeypatch, tiny_checkpoint):
             ("--gpt-num-gpus", "4", "--gpt-tensor-parallel-size", "3"),
             "= 3 devices, but num_gpus is 4; the product must be 4",
         ),
-        (("--gpt-preset", "smoke", "--gpt-max-length", "250"), "gpt2-nano has 256 positions"),
+        (("--gpt-preset", "smoke", "--gpt-prompt-tokens", "256"), "gpt2-nano has 256 positions"),
+        (
+            ("--gpt-strategy", "full_model_parallel", "--gpt-data-parallel-size", "4"),
+            "full_model_parallel is tensor and pipeline parallel, with tensor_parallel_size or",
+        ),
         (("--gpt-model", "no-such-model"), "no such directory, and not a known model"),
         (("--gpt-weights", "checkpoint", "--gpt-offline"), "use weights 'random'"),
         (("--gpt-device", "cuda", "--gpt-preset", "smoke"), "device is 'cuda', but no CUDA GPU"),

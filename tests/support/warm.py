@@ -147,5 +147,9 @@ def run(command, *, env=None, cwd=None, timeout=200):
 def python_path(directory, environment):
     """What Python would look through: the given directory, PYTHONPATH, and what is installed."""
     given = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    installed = [entry for entry in sys.path if not Path(entry or ".").is_relative_to(ROOT)]
+    installed = [
+        entry
+        for entry in sys.path
+        if not (path := Path(entry or ".")).is_relative_to(ROOT) or path.is_relative_to(sys.prefix)
+    ]
     return [*([str(directory)] if directory else []), *given, *installed, str(ROOT)]

@@ -3,7 +3,8 @@
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli.doctor.facts import SelfTest
-from gpt_parallel.inputs.execution import CUSTOM, resolve_device
+from gpt_parallel.inputs.execution import resolve_device
+from gpt_parallel.inputs.meshes import CUSTOM
 from gpt_parallel.inputs.settings import Settings, make_settings
 from gpt_parallel.launch.devices import cuda_devices
 from gpt_parallel.launch.failure import LaunchError

@@ -11,7 +11,7 @@ from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli import app
 from gpt_parallel.cli.doctor import connectivity
 from gpt_parallel.engine.comm import probe as engine
-from gpt_parallel.inputs.execution import CUSTOM
+from gpt_parallel.inputs.meshes import CUSTOM
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.launch import devices
 from gpt_parallel.launch.failure import LaunchError
