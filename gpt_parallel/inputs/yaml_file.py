@@ -22,6 +22,18 @@ MAX_BYTES = 64 << 10
 _SECTION_STARTS = {"model": "model", "prompts": "workload", "device": "execution", "strategy": "mesh"}
 
 
+# Keys of other systems' files, and where their values belong here.
+_ELSEWHERE = {
+    "model_name": "it is model.model here",
+    "model_name_or_path": "it is model.model here",
+    "model_type": "the model's own config.json has it",
+    "max_position_embeddings": "the model's own config.json has it",
+    "torch_dtype": "it is execution.dtype here",
+    "device_map": "the strategy places the model, and execution.device is auto, cpu or cuda",
+    "max_new_tokens": "it is workload.max_length here",
+}
+
+
 def sections() -> dict[str, list[str]]:
     """The fields of each section of a configuration file, in their order."""
     grouped: dict[str, list[str]] = {}
@@ -143,6 +155,8 @@ def _unknown(name: str, allowed: list[str], prefix: str, known: dict[str, list[s
     for section, fields in known.items():
         if name in fields:
             return f"{prefix}{name}: unknown key here; {name!r} belongs in section {section!r}"
+    if name in _ELSEWHERE:
+        return f"{prefix}{name}: unknown key; {_ELSEWHERE[name]}"
     everywhere = {field: f"{section}.{field}" for section, fields in known.items() for field in fields}
     nearest = get_close_matches(name, everywhere, n=1)
     if nearest and not get_close_matches(name, allowed, n=1):

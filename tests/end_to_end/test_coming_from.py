@@ -1,6 +1,7 @@
 """The launcher's command lines of the system that this one replaces, with nothing but the script's name changed."""
 
 import itertools
+import re
 import shlex
 
 import pytest
@@ -10,7 +11,7 @@ import gpt_parallel.cli
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli.run import _choose_case
 from gpt_parallel.inputs.option_aliases import with_bare_values
-from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.inputs.settings import make_settings, options
 from gpt_parallel.inputs.yaml_file import read_config
 from tests.cli.test_commands import run_cli
 from tests.support.paths import ROOT
@@ -85,3 +86,47 @@ def test_such_a_command_runs(tmp_path):
     assert "note: master port 29501 is not used" in done.stderr
     assert "note: detailed metrics are always saved" in done.stderr
     assert (tmp_path / "results/x/result.json").exists()
+
+
+def options_of(text):
+    return set(re.findall(r"--[a-z_-]+[a-z]", text))
+
+
+@pytest.mark.parametrize("name", ["coming-from.md", "coming-from.zh-CN.md"])
+def test_the_page_names_options_that_exist(name):
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    commands = [("run",), ("data", "generate"), ("data", "validate"), ("report",)]
+    runner = typer.testing.CliRunner()
+    known = {
+        option
+        for command in commands
+        for option in options_of(
+            runner.invoke(gpt_parallel.cli.app, [*command, "--help"], env={"COLUMNS": "300"}).stdout
+        )
+    }
+    known |= {f"--gpt-{option.name}" for option in options()}
+
+    assert {option.replace("_", "-") for option in options_of(text)} <= known
+
+
+def test_both_languages_have_the_same_commands_and_options():
+    english, chinese = ((ROOT / "docs" / f"coming-from{tail}.md").read_text("utf-8") for tail in ("", ".zh-CN"))
+
+    assert options_of(english) == options_of(chinese)
+    assert set(re.findall(r"`([^`]*)`", english)) == set(re.findall(r"`([^`]*)`", chinese))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (("--num_samples", "5", "--output", "data/custom_test.jsonl"), {"data/custom_test.jsonl"}),
+        (("--benchmark", "--num_configs", "2", "--num_samples", "5"), {"prompts_1x256.jsonl", "prompts_5x256.jsonl"}),
+    ],
+)
+def test_the_generator_s_command_lines(arguments, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    done = typer.testing.CliRunner().invoke(gpt_parallel.cli.app, ["data", "generate", *arguments])
+
+    assert done.exit_code == 0, done.output
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jsonl")} == files

@@ -144,6 +144,8 @@ def test_what_is_printed_gives_the_same_settings_under_any_preset(write, given):
         ("execution: {timeout_s: 1" + ":1" * 999 + ".5}\n", "not valid YAML"),
         ("workload: {top_k: 5.5, seed: -0x" + "F" * 9999 + "}\n", "seed = a number of 39996 bits"),
         ("mesh: {num_gpus: 0x" + "F" * 9999 + "}\n", "num_gpus = a number of 39996 bits"),
+        ("model_name: gpt2-xl\n", "model_name: unknown key; it is model.model here"),
+        ("model:\n  torch_dtype: float16\n", "model.torch_dtype: unknown key; it is execution.dtype here"),
         ("workload: [" + "[xxxxxxxxx], " * 5000 + "]\n", "must hold fields such as 'prompts: …', not [["),
         ("? " + "z" * 60_000 + "\n: {}\n", "zzz"),
         ("workload:\n  ? " + "z" * 60_000 + "\n  : 1\n", "zzz"),
