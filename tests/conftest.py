@@ -26,6 +26,10 @@ fork_server.subprocess = warm.Subprocess(warm.RankServer)
 
 
 def pytest_configure(config):
+    # Warnings of this project's own code fail its own tests; in users' runs plugins of all kinds may warn.
+    config.addinivalue_line("filterwarnings", "error")
+    # What pytest-benchmark has to say (nothing saved yet to compare with, say) is no reason to fail.
+    config.addinivalue_line("filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning")
     # What the judge has proved for one test it need not prove for another; the user's own verdicts stay out of it.
     if hasattr(config, "cache"):  # not with -p no:cacheprovider
         os.environ["GPT_PARALLEL_CACHE"] = str(config.cache.mkdir("gpt_parallel"))

@@ -76,10 +76,12 @@ class Journal:
     def __init__(self, path: Path, header: Header, *, resume: bool, keep_as: Path) -> None:
         """Open a journal. An unfinished one that is not resumed is copied to `keep_as`, or to a similar free name.
 
-        Then `kept` is its new path, and `num_kept` the number of its cases. Raises SpecError if the file cannot be used
-        or has another header; the file is then unchanged.
+        Then `kept` is its new path, and `num_kept` the number of its cases. A finished one with another header leaves
+        nothing to resume; `has_nothing_to_resume` says so. Raises SpecError if the file cannot be used, or if an
+        unfinished one has another header; the file is then unchanged.
         """
         self.path, self.num_kept, self.kept = path, 0, path
+        self.has_nothing_to_resume = False
         self.finished: dict[str, Finished] = {}
         try:
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -109,7 +111,7 @@ class Journal:
         lines = self._parse(content[:end])
         if lines[0].get("kind") != header.kind if lines else not _may_be_cut_off(content, header):
             raise SpecError(f"{self.path} is not a session journal; {_ELSEWHERE}")
-        if resume and lines:
+        if resume and lines and not self._is_finished_with_others(lines, header):
             self._check_header(lines[0], header)
             self.finished = {case.case: case for case in self._cases(lines)}
             os.ftruncate(self._file, end)
@@ -120,6 +122,10 @@ class Journal:
         os.ftruncate(self._file, 0)
         self._append(header.model_dump(mode="json"))
         self._sync_directory()
+
+    def _is_finished_with_others(self, lines: list[dict[str, Any]], header: Header) -> bool:
+        self.has_nothing_to_resume = lines[-1] == _END and lines[0] != header.model_dump(mode="json")
+        return self.has_nothing_to_resume
 
     def _content(self) -> bytes:
         """Read the open file, because another file may have its name by now."""

@@ -23,7 +23,7 @@ class SessionRecord:
     """The cases of a session in the order they ran, and those that left no timing."""
 
     def __init__(self) -> None:
-        self.not_run: list[dict[str, Any]] = []
+        self._not_run: dict[str, dict[str, Any]] = {}
         self.resumed: list[str] = []  # names of cases with figures from an earlier session
         self.incomplete: str | None = None
         self._rows: dict[str, tuple[CaseSummary, dict[str, Any] | None]] = {}
@@ -41,18 +41,24 @@ class SessionRecord:
                 "stats": _stats(seconds),
             }
         self._rows[nodeid] = summary, benchmark
+        self._not_run.pop(nodeid, None)  # another plugin ran it again
 
     def discard(self, nodeid: str) -> None:
         """Remove a case whose test failed afterwards."""
         self._rows.pop(nodeid, None)
 
-    def add_not_run(self, name: str, outcome: str, reason: str) -> None:
-        self.not_run.append({"case": name, "outcome": outcome, "reason": reason})
+    def add_not_run(self, nodeid: str, name: str, outcome: str, reason: str) -> None:
+        self._not_run[nodeid] = {"case": name, "outcome": outcome, "reason": reason}
 
-    def add_not_reached(self, name: str, ended_by: str) -> None:
+    def add_not_reached(self, nodeid: str, name: str, ended_by: str) -> None:
         """Add a case that the session did not reach, which makes the record incomplete."""
         self.incomplete = ended_by
-        self.add_not_run(name, "not reached", ended_by)
+        self.add_not_run(nodeid, name, "not reached", ended_by)
+
+    @property
+    def not_run(self) -> list[dict[str, Any]]:
+        """The cases without timings, in the order in which the session met them."""
+        return list(self._not_run.values())
 
     @property
     def ours(self) -> dict[str, Any]:

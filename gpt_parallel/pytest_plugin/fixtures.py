@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpt_parallel.pytest_plugin.state import keeper_of, progress_of, refuse_parallel_timing, suite_of
+from gpt_parallel.pytest_plugin.state import (
+    keeper_of,
+    progress_of,
+    refuse_foreign_fixture,
+    refuse_parallel_timing,
+    suite_of,
+)
 from gpt_parallel.pytest_plugin.timing import replay_rounds
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ def gpt_record(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") ->
     def record(
         make_launches: "Callable[[], Sequence[RunResult]]", num_rounds: int, spec: "RunSpec | None" = None
     ) -> "Sequence[RunResult]":
+        refuse_foreign_fixture(benchmark)
         keeper = keeper_of(request.config)
         try:
             if kept := keeper.replay(request.node, spec):
@@ -74,6 +81,7 @@ def gpt_case(
 
     def run(strategy: str, num_gpus: int) -> "RunResult":
         refuse_parallel_timing(request.config)
+        refuse_foreign_fixture(benchmark)
         num_launches = gpt_suite.settings.launches if benchmark.enabled else 1
         progress = progress_of(request.config)
         try:

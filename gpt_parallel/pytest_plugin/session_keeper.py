@@ -61,7 +61,9 @@ class SessionKeeper:
             ) from error
         self._journal = Journal(path, make_header(self._settings), resume=resume, keep_as=kept)
         notes = []
-        if resume:
+        if self._journal.has_nothing_to_resume:
+            notes.append(f"nothing to resume: {path} was of a finished session with other settings; all cases run")
+        elif resume:
             self._journal.forget_failures()
             count = sum(self.has_finished(item.nodeid) for item in items)
             notes.append(f"resuming {path}, which has {count} of {len(items)} cases")
@@ -81,6 +83,8 @@ class SessionKeeper:
             return ()
         assert self._journal is not None
         results = self._journal.finished[redact(item.nodeid)].results
+        if not results:  # it failed, and another plugin runs it again
+            return ()
         if spec is not None and any(not _is_same_work(result.spec, spec) for result in results):
             return ()
         self._replayed.add(item.nodeid)
@@ -123,7 +127,7 @@ class SessionKeeper:
         """Remove a case from the record; return the journal's entry if it failed, None if it was skipped."""
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         self.record.discard(item.nodeid)
-        self.record.add_not_run(item.name, report.outcome, redact(reason.removeprefix("Skipped: ")))
+        self.record.add_not_run(item.nodeid, item.name, report.outcome, redact(reason.removeprefix("Skipped: ")))
         if "benchmark" in getattr(item, "funcargs", {}):
             item.funcargs["benchmark"].has_error = True  # type: ignore[attr-defined]
         return Finished(case=item.nodeid, outcome="failed", reason=reason) if report.outcome == "failed" else None
@@ -168,7 +172,7 @@ class SessionKeeper:
         for item in self._expected:
             if item.nodeid not in self._reached:
                 self.record.discard(item.nodeid)
-                self.record.add_not_reached(item.name, ended_by.replace("stopping", "stopped", 1))
+                self.record.add_not_reached(item.nodeid, item.name, ended_by.replace("stopping", "stopped", 1))
 
     def _write_report(self) -> bool:
         """Write the report, if any case was timed or failed; False if it could not be written."""

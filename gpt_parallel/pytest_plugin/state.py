@@ -83,3 +83,14 @@ def refuse_parallel_timing(config: pytest.Config) -> None:
             "gpt_parallel: cases cannot be timed side by side with pytest-xdist (-n); "
             "run them without -n, or add --benchmark-disable to verify only"
         )
+
+
+def refuse_foreign_fixture(benchmark: object) -> None:
+    """Fail a case whose `benchmark` fixture is another plugin's, as pytest-codspeed's is with --codspeed."""
+    origin = type(benchmark).__module__
+    if origin.partition(".")[0] != "pytest_benchmark":
+        raise pytest.fail.Exception(
+            f"gpt_parallel: the fixture 'benchmark' is that of {origin.partition('.')[0]}, but cases are timed by "
+            "pytest-benchmark; run them without that plugin (leave out --codspeed, or add -p no:codspeed)",
+            pytrace=False,
+        )

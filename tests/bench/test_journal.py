@@ -335,3 +335,17 @@ def test_a_variable_that_changes_figures_makes_other_runs(monkeypatch):
     monkeypatch.setenv("OMP_PROC_BIND", "close")
 
     assert make_header(smoke()).machine == {**before, "OMP_PROC_BIND": "close"}
+
+
+def test_a_finished_journal_of_other_settings_starts_over(path):
+    interrupted(path, PASSED)
+    with open_journal(path, resume=True) as journal:
+        journal.end()
+    other = HEADER.model_copy(update={"settings": {"model": "gpt2-nano", "seed": 1}})
+
+    with open_journal(path, other, resume=True) as journal:
+        assert journal.has_nothing_to_resume
+        assert journal.finished == {}
+        assert journal.num_kept == 0
+    with open_journal(path, other, resume=True) as journal:
+        assert not journal.has_nothing_to_resume

@@ -74,9 +74,9 @@ REPORTS = ("report.md", "report.html", "performance_report.txt")
 
 
 def test_a_session_that_ended_early_says_so_in_every_report(record, tmp_path):
-    record.add_not_run("t[b]", "skipped", "needs 8 GPUs")
-    record.add_not_reached("t[c]", "stopped after <2> failures")
-    record.add_not_reached("t[d]", "stopped after <2> failures")
+    record.add_not_run("f::t[b]", "t[b]", "skipped", "needs 8 GPUs")
+    record.add_not_reached("f::t[c]", "t[c]", "stopped after <2> failures")
+    record.add_not_reached("f::t[d]", "t[d]", "stopped after <2> failures")
 
     record.write_report(tmp_path)
 
@@ -102,7 +102,7 @@ def test_a_report_that_cannot_be_written_leaves_older_figures_beside_the_older_r
 
 
 def test_a_whole_session_is_not_called_incomplete(record, tmp_path):
-    record.add_not_run("t[b]", "failed", "rank 1 was killed")
+    record.add_not_run("f::t[b]", "t[b]", "failed", "rank 1 was killed")
 
     record.write_report(tmp_path)
 

@@ -1,5 +1,6 @@
 """Other pytest options and plugins that end cases or sessions, or take away what this one needs."""
 
+import subprocess
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.support.halting import LIMITED, SMOKE, benchmarks, halting, journal, report, run
 from tests.support.mutants import VARIABLE
 from tests.support.paths import ROOT
+from tests.support.processes import environment
 
 FAILING = {VARIABLE: "raise_on_rank_1_while_loading", "PYTHONPATH": str(ROOT)}
 ONE, TWO, FOUR = (f"test_generation[pure_data_parallel-{count}gpu]" for count in (1, 2, 4))
@@ -146,3 +148,51 @@ def test_a_mark_on_the_command_line_wins_over_the_one_that_leaves_slow_tests_out
     assert collected("tests/end_to_end/test_soak.py") == []
     assert len(collected("tests/end_to_end/test_soak.py", "-m", "slow")) == 1
     assert len(collected("benchmarks", "-m", "gpus(n=4)")) == 4
+
+
+OTHERS = ("-p", "tests.support.other_plugins")
+
+
+def test_plugins_that_warn_shuffle_and_run_again(tmp_path):
+    """The case that failed first leaves its second timing, and none of the first."""
+    done = run(benchmarks(tmp_path / "r", "--gpt-num-gpus", "1,2", "-k", "pure or tensor", *OTHERS))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+    tensor = "test_generation[tensor_data_hybrid-2gpu]"
+    assert report(tmp_path / "r") == ([tensor, TWO, ONE], {"not_run": []})
+    assert journal(tmp_path / "r") == [(tensor, "failed"), (tensor, "passed"), (TWO, "passed"), (ONE, "passed")]
+    table = done.stdout[done.stdout.index("speed-up") :]
+    assert " 1.00×" in table
+
+
+def test_a_benchmark_fixture_of_another_plugin_is_named(tmp_path):
+    done = run(benchmarks(tmp_path / "r", "--gpt-num-gpus", "1", "--other-codspeed", *OTHERS))
+
+    assert done.returncode == 1
+    assert (
+        "gpt_parallel: the fixture 'benchmark' is that of tests, but cases are timed by pytest-benchmark; run them "
+        "without that plugin (leave out --codspeed, or add -p no:codspeed)"
+    ) in done.stdout
+
+
+def test_warnings_may_be_errors(tmp_path):
+    """In a cold process, whose imports may warn too, and in its ranks."""
+    command = benchmarks(tmp_path / "r", "--gpt-num-gpus", "2", "-k", "tensor", "-W", "error")
+    variables = environment(PYTHONWARNINGS="error", GPT_PARALLEL_CACHE=str(tmp_path / "cache"))
+
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=200)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_finished_session_of_other_settings_leaves_nothing_to_resume(tmp_path):
+    """The README's lines, one after the other."""
+    one = ("--gpt-num-gpus", "1")
+    assert run(benchmarks(tmp_path / "r", *one, "--gpt-breakdown")).returncode == 0
+
+    done = run(benchmarks(tmp_path / "r", *one, "--gpt-resume"))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "session.jsonl was of a finished session with other settings; all cases run" in done.stdout
+    assert report(tmp_path / "r") == ([ONE], {"not_run": []})
