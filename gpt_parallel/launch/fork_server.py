@@ -213,7 +213,10 @@ class _Server:
 
 def server_environment() -> dict[str, str]:
     """The environment that the server, and so every rank's allocator and libraries, start with."""
-    return {**_DEFAULTS, **os.environ, **_OVERRIDDEN}
+    environment = {**_DEFAULTS, **os.environ, **_OVERRIDDEN}
+    # glibc moves this one, and setproctitle finds a process's title beside the first.
+    tunables = environment.pop("GLIBC_TUNABLES")
+    return {**environment, "GLIBC_TUNABLES": tunables}
 
 
 def _inherited() -> tuple[str, str, list[str], dict[str, str]]:

@@ -96,12 +96,15 @@ def _has_benchmark(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Check all cases before any rank starts; those that cannot run make one usage error."""
+    """Check options and all cases before any rank starts; cases that cannot run make one usage error."""
+    from gpt_parallel.pytest_plugin.benchmark_options import check_comparison
+
     config = session.config
     failed = session.testsfailed and not config.option.continue_on_collection_errors
     cases = [item for item in session.items if is_case(item)]
     if config.option.collectonly or failed or not cases or _is_xdist_worker(config):
         return
+    check_comparison(config)
     _check_specs(session)
     _start_keeper(config, [item for item in cases if not item.get_closest_marker("skip")])
 

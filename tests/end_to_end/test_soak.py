@@ -13,7 +13,7 @@ import pytest
 from gpt_parallel.report.saved_run import load_run
 from tests.support.halting import benchmarks, run
 from tests.support.paths import ROOT
-from tests.support.processes import environment
+from tests.support.processes import TITLE, environment
 
 NUM_KILLS, SEED = 100, 20
 CASES = ("-k", "not 4gpu")
@@ -125,7 +125,7 @@ def find(pid):
     with suppress(psutil.Error):
         found["pytest"].append(psutil.Process(pid))
         for child in found["pytest"][0].children():
-            if "gpt_parallel.engine.process.fork_server" in " ".join(child.cmdline()):
+            if f"{TITLE}rank server" in " ".join(child.cmdline()):
                 found["server"].append(child)
                 found["rank"] += child.children()
     return found

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.machines import CannotMakeThemError, TwoMachines
 from tests.support.paths import ROOT
-from tests.support.processes import MARK, environment
+from tests.support.processes import MARK, TITLE, environment
 
 TORCHRUN = "torchrun --nnodes=2 --nproc-per-node={} --rdzv-backend=c10d --rdzv-endpoint=one:29400"
 COMMAND = [sys.executable, "-m", "gpt_parallel"]
@@ -45,8 +45,8 @@ class Session:
         found = []
         for process in psutil.process_iter():
             try:
-                is_rank = "gpt_parallel.engine.process.cluster_worker" in process.cmdline()
-                if is_rank and process.environ().get(MARK) == os.environ[MARK]:
+                is_rank = "gpt_parallel.engine.process.cluster_worker" in (words := process.cmdline())
+                if (is_rank or "".join(words).startswith(TITLE)) and process.environ().get(MARK) == os.environ[MARK]:
                     found.append(process)
             except psutil.Error:
                 continue

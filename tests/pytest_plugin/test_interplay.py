@@ -23,9 +23,12 @@ def limited(tmp_path, method):
 def test_a_case_that_pytest_timeout_ends_fails_alone(tmp_path):
     with limited(tmp_path, "signal") as session:
         session.wait()
+        titles = {" ".join(process.cmdline()).strip() for process in session.ranks}
         code, printed = session.end()
 
     assert code == 1, printed
+    ranks = {f"gpt_parallel: pure_data_parallel-2gpu rank {rank}/2" for rank in (0, 1)}
+    assert titles == {"gpt_parallel: rank server", *ranks}, "what ps, top and nvidia-smi show"
     assert "Timeout (>8.0s) from pytest-timeout" in printed
     assert "1 failed, 2 passed" in printed
     assert journal(tmp_path / "r") == [(ONE, "passed"), (TWO, "failed"), (FOUR, "passed")]

@@ -223,6 +223,25 @@ def test_bad_input_is_one_usage_error_before_any_rank(arguments, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--benchmark-compare-fail needs --benchmark-compare, which names the saved run"),
+        (("--benchmark-compare",), "--benchmark-compare-fail has nothing to compare with: no saved run in "),
+        (("--benchmark-compare=0007",), "--benchmark-compare-fail has nothing to compare with: no saved run '0007'"),
+    ],
+)
+def test_a_comparison_with_nothing_is_refused_before_the_work(arguments, message, tmp_path):
+    storage = f"--benchmark-storage={tmp_path}"
+
+    done = run_pytest("--gpt-preset", "smoke", "--benchmark-compare-fail=median:5%", storage, *arguments)
+
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"gpt_parallel: {message}" in done.stdout + done.stderr
+    assert "launch" not in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_failing_rank_is_told_once():
     done = run_pytest("--gpt-preset", "smoke", "-k", "tensor and 2gpu", "--gpt-inject-fault", "load:1:raise")
 

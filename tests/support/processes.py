@@ -10,6 +10,7 @@ import psutil
 from gpt_parallel.launch import fork_server
 from tests.support.warm import RANKS
 
+TITLE = "gpt_parallel: "  # how the processes of ranks and of their server show in ps
 MARK = "GPT_PARALLEL_TEST_PROCESS"  # in the environment of all that this process starts
 os.environ[MARK] = secrets.token_hex(8)
 
@@ -36,7 +37,8 @@ def ranks_alive():
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_ours = process.environ().get(MARK) == os.environ[MARK]
-            is_rank = "gpt_parallel.engine" in " ".join(process.cmdline()) or process.name() == RANKS
+            words = " ".join(process.cmdline())
+            is_rank = words.startswith(TITLE) or "gpt_parallel.engine" in words or process.name() == RANKS
             if is_ours and is_rank and (server is None or process.pid != server.pid):
                 found.append(process)
     return found

@@ -91,10 +91,12 @@ def _get_ready(line: _Line) -> tuple[dict[str, Any], Any]:
 
 
 def _run(message: dict[str, Any], store: Any, own_address: str, pipe: StatusPipe) -> None:
+    from gpt_parallel.engine.process.title import show_as, title_of_rank
     from gpt_parallel.schema.run import Job
 
     job = Job.model_validate(message["job"])
     rank, local_rank = message["rank"], message["local_rank"]
+    show_as(title_of_rank(job.spec, rank))
     cores: tuple[int, ...] = ()
     if job.spec.execution.device == "cpu":
         cores = job.spec.execution.cores_of(local_rank, sorted(os.sched_getaffinity(0)))  # that the launcher allows

@@ -17,9 +17,12 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
+from gpt_parallel.engine.process.title import show_as
+
 
 def main(arguments: list[str]) -> int:
     (descriptor,) = map(int, arguments)
+    show_as("rank server")  # first: setproctitle finds its place by the environment, which imports may change
     importlib.import_module("gpt_parallel.engine.job")
     gc.collect()
     gc.freeze()  # a rank's garbage collections skip these objects and do not copy their pages

@@ -48,9 +48,11 @@ def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: StatusPip
     try:
         pipe.enter("start")
         # Imported here, so that without a server torch's threads are made after the process is pinned.
+        from gpt_parallel.engine.process.title import show_as, title_of_rank
         from gpt_parallel.schema.run import Job
 
         job = Job.model_validate_json((directory / "job.json").read_bytes())
+        show_as(title_of_rank(job.spec, rank) if run is _run_rank else f"judge of {job.spec.name}")
         report = run(job, rank, directory, pipe)
         pipe.deliver(report.placed(cores=pinned, host=platform.node()))
     except BaseException as error:
