@@ -11,6 +11,7 @@ from gpt_parallel.launch import fork_server
 from tests.support.warm import RANKS
 
 TITLE = "gpt_parallel: "  # how the processes of ranks and of their server show in ps
+TITLE_OF_TESTS = f"{TITLE}tests"  # the process that tests/support/warm.py forks from
 MARK = "GPT_PARALLEL_TEST_PROCESS"  # in the environment of all that this process starts
 os.environ[MARK] = secrets.token_hex(8)
 
@@ -38,7 +39,8 @@ def ranks_alive():
         with suppress(psutil.Error):
             is_ours = process.environ().get(MARK) == os.environ[MARK]
             words = " ".join(process.cmdline())
-            is_rank = words.startswith(TITLE) or "gpt_parallel.engine" in words or process.name() == RANKS
+            is_rank = words.startswith(TITLE) and words.strip() != TITLE_OF_TESTS
+            is_rank = is_rank or "gpt_parallel.engine" in words or process.name() == RANKS
             if is_ours and is_rank and (server is None or process.pid != server.pid):
                 found.append(process)
     return found

@@ -21,9 +21,11 @@ import gpt_parallel.cli
 import gpt_parallel.engine.job
 import gpt_parallel.report.render
 from gpt_parallel.engine.process import fork_server as engine_server
+from gpt_parallel.engine.process.title import show_as
 from gpt_parallel.launch import fork_server
 from tests.support.warm import GPT_PARALLEL, PYTEST, RANKS, Subprocess, python_path
 
+SERVER = os.getpid()
 NAME_OF_RANKS = Path("/proc/self/comm")  # what `ps` shows of a process, and of its forks
 
 
@@ -121,4 +123,6 @@ def start_server(twins, command, **options):
 
 
 if __name__ == "__main__":
+    show_as("tests")  # while it is there to be found, see engine/process/title.py; this process is no server of ranks
+    engine_server.show_as = lambda title: None if os.getpid() == SERVER else show_as(title)
     sys.exit(engine_server.main(sys.argv[1:]))
