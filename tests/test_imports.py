@@ -15,7 +15,7 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 MAY_IMPORT = {
     "base": (),
     "schema": ("base.errors",),
-    "layout": ("schema", "base.errors"),
+    "layout": ("schema", "base.errors", "base.suggestions"),
     "engine": ("schema", "layout", "base.atomic_files", "base.host", "version"),
     "judge": ("schema", "engine.pipe", "engine.process.worker", "engine.model.random_weights"),
     "launch": ("schema", "layout", "base", "version"),

@@ -1,11 +1,15 @@
 """The error for user mistakes, and how its messages quote untrusted values."""
 
+import re
 import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from gpt_parallel.base.suggestions import did_you_mean
 
 MAX_PROBLEMS = 20  # mistakes listed per file; the others are only counted
 
@@ -27,7 +31,7 @@ class SpecError(ValueError):
         problems = []
         for item in items[:MAX_PROBLEMS]:
             field = ".".join(shorten(str(part)) for part in item["loc"])
-            message = item["msg"].removeprefix("Value error, ")
+            message = _in_words(item)
             if keys and item["type"] == "extra_forbidden":
                 message = unknown_key(field, tuple(keys))
             value = "" if isinstance(item["input"], dict | BaseModel) else f" = {quoted(item['input'])}"
@@ -36,6 +40,36 @@ class SpecError(ValueError):
         if len(items) > MAX_PROBLEMS:
             problems.append(f"{prefix}… and {len(items) - MAX_PROBLEMS} more")
         return cls(problems)
+
+
+_IN_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "unknown key",
+    "string_type": "must be text",
+    "string_unicode": "must be text that is valid Unicode",
+    "dict_type": "must be an object with keys",
+    "model_type": "must be an object with keys",
+    "model_attributes_type": "must be an object with keys",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "must be an integer"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+}
+
+
+def _in_words(item: ErrorDetails) -> str:
+    """A pydantic error in this project's words."""
+    message = _IN_WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    for theirs, ours in (
+        ("Input should ", "must "),
+        ("greater than or equal to", "at least"),
+        ("less than or equal to", "at most"),
+    ):
+        message = message.replace(theirs, ours)
+    if item["type"] == "literal_error":
+        message += did_you_mean(item["input"], re.findall("'([^']*)'", item["ctx"]["expected"]))
+    return message
 
 
 def refuse(problems: list[str]) -> None:

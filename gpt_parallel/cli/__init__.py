@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
+from gpt_parallel.base.terminal import use_stand_ins
 from gpt_parallel.cli import ab, data, gate, report, run, worker
 from gpt_parallel.cli.common import takes_settings
 from gpt_parallel.cli.doctor import command as doctor_command
@@ -20,7 +21,6 @@ def _with_hyphens(name: str) -> str:
 app = typer.Typer(
     help="Verified, timed distributed GPT-2 generation.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"token_normalize_func": _with_hyphens},  # --num_gpus is --num-gpus, in every command
 )
 app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches", "batch_sizes")))
@@ -51,6 +51,7 @@ def _main(
 def main() -> None:
     """Run the console script. A second Ctrl-C is ignored while the process ends."""
     install_interrupt_handler()
+    use_stand_ins()
     try:
         app(with_bare_values(sys.argv[1:]))
     except BrokenPipeError:

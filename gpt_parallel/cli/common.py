@@ -19,6 +19,7 @@ from gpt_parallel.base.signals import ignore_interrupts_until_exit
 from gpt_parallel.bench.verifier import VerificationError
 from gpt_parallel.inputs.execution import default_preset
 from gpt_parallel.inputs.option_aliases import ALIASES, Alias, apply_aliases
+from gpt_parallel.inputs.option_groups import CONFIGURATION, OTHER_TOOLS
 from gpt_parallel.inputs.settings import PRESETS, Option, make_settings, options
 from gpt_parallel.inputs.yaml_file import ConfigFile, read_config, to_yaml
 from gpt_parallel.launch.failure import LaunchError
@@ -78,27 +79,18 @@ def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) ->
 
 
 def _shared_parameters() -> list[inspect.Parameter]:
-    presets = typer.Option(
-        "--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu"
-    )
-    config = typer.Option("--config", metavar="FILE", help="YAML file of settings; overridden by options")
-    show = typer.Option("--print-config", help="print the settings as a YAML file and exit")
+    def shared(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:
+        flag = f"--{name.replace('_', '-')}"
+        shown = typer.Option(flag, metavar=metavar, help=text, rich_help_panel=CONFIGURATION)
+        return _parameter(name, Annotated[kind, shown], default=False if kind is bool else None)
+
     return [
-        _parameter("preset", Annotated[str | None, presets]),
-        _parameter("config", Annotated[Path | None, config]),
-        _parameter("print_config", Annotated[bool, show], default=False),
-        _parameter(
-            "verbose", Annotated[bool, typer.Option("--verbose", help="log every rank's phases")], default=False
-        ),
-        _parameter(
-            "debug",
-            Annotated[bool, typer.Option("--debug", help="log phases and the full spec of each run")],
-            default=False,
-        ),
-        _parameter(
-            "log_file",
-            Annotated[Path | None, typer.Option("--log-file", metavar="FILE", help="write the debug log to a file")],
-        ),
+        shared("preset", str | None, f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu", "NAME"),
+        shared("config", Path | None, "YAML file of settings; overridden by options", "FILE"),
+        shared("print_config", bool, "print the settings as a YAML file and exit"),
+        shared("verbose", bool, "log every rank's phases"),
+        shared("debug", bool, "log phases and the full spec of each run"),
+        shared("log_file", Path | None, "write the debug log to a file", "FILE"),
     ]
 
 
@@ -123,11 +115,16 @@ def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
         logger.addHandler(handler)
 
 
+def is_logging_to_terminal() -> bool:
+    return any(type(handler) is logging.StreamHandler for handler in logging.getLogger("gpt_parallel").handlers)
+
+
 def _alias_annotation(alias: Alias) -> Any:
     flags = [f"--{name}" for name in alias.names]
+    shown: dict[str, Any] = {"help": alias.help, "rich_help_panel": OTHER_TOOLS}
     if alias.metavar is not None:
-        return Annotated[str | None, typer.Option(*flags, metavar=alias.metavar, help=alias.help)]
-    return Annotated[bool | None, typer.Option(*flags, help=alias.help)]
+        return Annotated[str | None, typer.Option(*flags, metavar=alias.metavar, **shown)]
+    return Annotated[bool | None, typer.Option(*flags, **shown)]
 
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
@@ -135,10 +132,10 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 
 
 def _annotation(option: Option) -> Any:
-    flag = f"--{option.name}"
+    shown: dict[str, Any] = {"help": option.help, "rich_help_panel": option.group}
     if option.constant is None:
-        return Annotated[str | None, typer.Option(flag, metavar=option.metavar, help=option.help)]
-    return Annotated[bool | None, typer.Option(flag, help=option.help)]
+        return Annotated[str | None, typer.Option(f"--{option.name}", metavar=option.metavar, **shown)]
+    return Annotated[bool | None, typer.Option(f"--{option.name}", **shown)]
 
 
 def make_writable(directory: Path) -> None:

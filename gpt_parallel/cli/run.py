@@ -12,7 +12,7 @@ from gpt_parallel.base.redaction import redact
 from gpt_parallel.bench.progress import LOG_EVERY_S, CaseProgress
 from gpt_parallel.bench.suite import InjectedFaultError, Suite
 from gpt_parallel.bench.summarise import summarise
-from gpt_parallel.cli.common import InjectFault, errors, make_writable, option, writing
+from gpt_parallel.cli.common import InjectFault, errors, is_logging_to_terminal, make_writable, option, writing
 from gpt_parallel.inputs.cases import PlannedCase
 from gpt_parallel.inputs.meshes import CUSTOM, chosen_mesh
 from gpt_parallel.inputs.settings import Settings
@@ -130,7 +130,13 @@ def _print(result: RunResult, profile: str | None) -> None:
 
 @contextmanager
 def _progress() -> Iterator[CaseProgress]:
-    """Show progress on a line that changes on a terminal, and on lines of its own in a log."""
+    """Show progress on a line that changes on a terminal, and on lines of its own in a log.
+
+    Where --verbose or --debug log every rank's phases, rank 0's are not shown twice.
+    """
+    if is_logging_to_terminal():
+        yield CaseProgress(None)
+        return
     if not errors.is_terminal:
         yield CaseProgress(errors.print, LOG_EVERY_S)
         return

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.suggestions import did_you_mean
+from gpt_parallel.inputs.option_groups import GROUPS, METAVARS
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.run import AttentionChoice, TimeoutSeconds, WhenBusy
 
@@ -170,8 +172,9 @@ class Settings(Frozen):
 
 
 class Option(NamedTuple):
-    """The option for a field: `--NAME METAVAR`, or a bare `--NAME` that sets it to `constant`."""
+    """The option for a field: `--NAME METAVAR`, or a bare `--NAME` that sets it to `constant`. `group` is for help."""
 
+    group: str
     field: str
     name: str
     help: str
@@ -180,15 +183,18 @@ class Option(NamedTuple):
 
 
 def options() -> Iterator[Option]:
-    """One option for each field; a field that is true by default becomes `no-NAME`."""
-    for field, info in Settings.model_fields.items():
-        name, text = field.removesuffix("_s").replace("_", "-"), info.description or ""
-        if info.annotation is not bool:
-            yield Option(field, name, text, field.rsplit("_", 1)[-1].upper(), None)
-        elif info.default:
-            yield Option(field, f"no-{name}", f"do not {text}", None, False)
-        else:
-            yield Option(field, name, text, None, True)
+    """One option for each field, group by group; a field that is true by default becomes `no-NAME`."""
+    for group, fields in GROUPS.items():
+        for field in fields:
+            info = Settings.model_fields[field]
+            name, text = field.removesuffix("_s").replace("_", "-"), info.description or ""
+            if info.annotation is not bool:
+                metavar = METAVARS.get(field, field.rsplit("_", 1)[-1].upper())
+                yield Option(group, field, name, text, metavar, None)
+            elif info.default:
+                yield Option(group, field, f"no-{name}", f"do not {text}", None, False)
+            else:
+                yield Option(group, field, name, text, None, True)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -229,7 +235,7 @@ def make_settings(preset: str, given: Mapping[str, Any], configured: Mapping[str
     names every wrong value and what is allowed.
     """
     if preset not in PRESETS:
-        raise SpecError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+        raise SpecError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}{did_you_mean(preset, PRESETS)}")
     chosen = {**(configured or {}), **{name: value for name, value in given.items() if value is not None}}
     defaults = dict(PRESETS[preset])
     if "prompts" in chosen and chosen["prompts"] not in ("builtin", "random"):

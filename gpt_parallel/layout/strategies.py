@@ -5,6 +5,7 @@ from itertools import takewhile
 from typing import Literal, NamedTuple
 
 from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.suggestions import did_you_mean
 from gpt_parallel.schema.run import MeshSpec
 
 MeshRule = Callable[[int], MeshSpec | None]
@@ -110,7 +111,8 @@ def register_strategy(name: str, rule: MeshRule, description: str = "") -> None:
 
 def check_known(strategy: str) -> None:
     if strategy not in STRATEGIES:
-        raise SpecError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+        hint = did_you_mean(strategy, STRATEGIES)
+        raise SpecError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}{hint}")
 
 
 def mesh_for(strategy: str, num_gpus: int) -> MeshSpec:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gpt_parallel.inputs.option_aliases import ALIASES, apply_aliases
+from gpt_parallel.inputs.option_groups import CONFIGURATION, OTHER_TOOLS
 from gpt_parallel.inputs.settings import PRESETS, Settings, make_settings, options
 
 
@@ -18,8 +19,7 @@ class SessionChoice(NamedTuple):
 
 
 def add_options(parser: pytest.Parser) -> None:
-    group = parser.getgroup("gpt", "distributed GPT generation (gpt_parallel)")
-    add = partial(_add_option, group)
+    add = partial(_add_option, _group(parser, CONFIGURATION))
     add("--gpt-preset", metavar="NAME", help=f"{', '.join(PRESETS)}; default: xl with CUDA GPUs, else cpu")
     parser.addini("gpt_preset", "default of --gpt-preset")
     add("--gpt-config", metavar="FILE", help="YAML file of settings; overrides ini values, overridden by options")
@@ -34,17 +34,23 @@ def add_options(parser: pytest.Parser) -> None:
     )
     for option in options():
         flag, field, text = f"--gpt-{option.name}", f"gpt_{option.field}", option.help.replace("%", "%%")
+        add = partial(_add_option, _group(parser, option.group))
         if option.constant is None:
             add(flag, dest=field, metavar=option.metavar, help=text)
         else:
             add(flag, dest=field, action="store_const", const=str(option.constant), help=text)
         parser.addini(field, f"default of {flag}: {option.help}" if option.constant is not False else f"false: {flag}")
+    add = partial(_add_option, _group(parser, OTHER_TOOLS))
     for alias in ALIASES:
         kind: dict[str, Any] = {"metavar": alias.metavar} if alias.metavar else {"action": "store_true"}
         if alias.bare:
             kind |= {"nargs": "?", "const": alias.bare}
         flags = [f"--gpt-{name}" for name in alias.names]
         add(*flags, dest=f"gpt_{alias.field}", help=alias.help, **kind)
+
+
+def _group(parser: pytest.Parser, name: str) -> Any:
+    return parser.getgroup(f"gpt {name}", f"distributed GPT generation (gpt_parallel): {name}")
 
 
 def _add_option(group: Any, *flags: str, dest: str | None = None, **attributes: Any) -> None:

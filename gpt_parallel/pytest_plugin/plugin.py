@@ -74,6 +74,15 @@ def _check_strategies(settings: "Settings") -> None:
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let tables stay tables where the terminal cannot encode their characters."""
+    from gpt_parallel.base.terminal import use_stand_ins
+
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    use_stand_ins([getattr(reporter._tw, "_file", None)] if reporter else [])
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Make pytest-benchmark time cases by the ranks' clock; it reads the nearest mark."""
     if SETTINGS in config.stash:

@@ -59,7 +59,7 @@ def _row(case: CaseSummary, single: float | None) -> list[str]:
     speedup = case.throughput_tok_s / single if case.throughput_tok_s and single and not case.is_peer else None
     return [
         case.strategy,
-        f"{case.num_gpus}{marks(case.oversubscribed, case.degenerate, case.shared)}",
+        _devices(case),
         case.mesh,
         _number(case.throughput_tok_s, ",.1f"),
         _number(speedup, ".2f", "×"),
@@ -68,6 +68,10 @@ def _row(case: CaseSummary, single: float | None) -> list[str]:
         milliseconds(case.tpot_s),
         case.verified + NOT_REPEATABLE * (case.repeatable is False),
     ]
+
+
+def _devices(case: CaseSummary) -> str:
+    return f"{case.num_gpus}{marks(case.oversubscribed, case.degenerate, case.shared)}"
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -159,7 +163,7 @@ def shares(case: CaseSummary) -> dict[str, float] | None:
 def render_breakdown(cases: Sequence[CaseSummary]) -> str:
     """A row for each case that was broken down; empty if none was."""
     rows = [
-        [case.strategy, str(case.num_gpus), case.mesh, *(f"{part[name]:.1%}" for name in BREAKDOWN_PARTS)]
+        [case.strategy, _devices(case), case.mesh, *(f"{part[name]:.1%}" for name in BREAKDOWN_PARTS)]
         for case in cases
         if (part := shares(case))
     ]

@@ -184,7 +184,7 @@ def test_runs_that_do_not_belong_in_one_table_are_kept_apart(path, header, messa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"kind": "session"}\n', "settings: Field required"),
+        ('{"kind": "session"}\n', "settings: is missing"),
         ('{"kind": "other"}\n', "is not a session journal"),
         ("[1]\n", ":1: not an object"),
         ("nonsense\n", ":1: not valid JSON"),

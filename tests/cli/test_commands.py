@@ -84,7 +84,7 @@ def test_sampling_options_reach_the_ranks(tmp_path):
         ),
         (
             ("--strategy", "pure_data_parallel", "--num-gpus", "1", "--timeout", "1e12"),
-            "timeout_s = '1e12': Input should",
+            "timeout_s = '1e12': must",
         ),
         (("--strategy", "pure_data_parallel,tensor_data_hybrid", "--num-gpus", "2"), "run takes one strategy"),
         (("--strategy", "a", "--tensor-parallel-size", "2"), "unknown strategy 'a'; allowed: pure_data_parallel"),
@@ -105,7 +105,7 @@ def test_sampling_options_reach_the_ranks(tmp_path):
         (("--strategy", "pure_data_parallel", "--num-gpus", "1", "--prompts", "absent.jsonl"), "absent.jsonl"),
         (
             ("--strategy", "pure_data_parallel", "--num-gpus", "1", "--warmup", "0"),
-            "warmup = '0': Input should be greater than 0",
+            "warmup = '0': must be greater than 0",
         ),
     ],
 )
@@ -175,6 +175,7 @@ def test_logs_tell_every_rank_s_phases_and_are_kept_when_a_run_fails(tmp_path):
     assert done.returncode == 0, done.stderr
     for text in (done.stderr, (tmp_path / "all.log").read_text()):
         assert "pure_data_parallel-2gpu: rank 1: load weights" in text
+    assert done.stderr.count("round 1 of 1") == 2, "once for each rank"
     assert '"hidden_size":160' not in done.stderr
     assert '"hidden_size":160' in (tmp_path / "all.log").read_text(), "how the run was resolved"
 
@@ -273,3 +274,33 @@ def test_help_shows_examples_and_version():
     assert done.returncode == 0
     assert "Examples" in done.stdout
     assert run_cli("--version").stdout.startswith("gpt-parallel ")
+
+
+def test_a_terminal_without_box_characters_gets_tables_in_ascii(tmp_path):
+    command_line = command("run", "--strategy", "tensor_data_hybrid", "--num-gpus", "4", *SMOKE, "--breakdown")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "CUDA_VISIBLE_DEVICES": ""}
+
+    done = subprocess.run(command_line, cwd=tmp_path, env=environment, capture_output=True, timeout=200)
+
+    text = (done.stdout + done.stderr).decode("ascii")
+    assert done.returncode == 0, text
+    assert "\\u" not in text
+    assert "\n ---------" in text
+    assert "dp2.tp2" in text
+    assert "4*" in text
+
+
+def test_the_shell_completion_is_printed():
+    done = run_cli("--show-completion", "bash")
+
+    assert done.returncode == 0, done.stderr
+    assert "_GPT_PARALLEL_COMPLETE" in done.stdout
+
+
+def test_the_help_lists_options_in_groups_and_in_one_spelling():
+    text = run_cli("run", "--help").stdout
+
+    order = [text.index(f" {group} ") for group in ("Configuration", "Layout", "Model", "Work", "Sampling", "Devices")]
+    assert order == sorted(order)
+    assert "Names that other tools use" in text
+    assert "_size" not in text.partition("Examples")[2].replace("pure_data_parallel", "")

@@ -182,7 +182,7 @@ def test_a_session_that_asks_for_something_else_is_not_gone_on_with(tmp_path):
     [
         (b"nonsense\n", "session.jsonl:1: not valid JSON"),
         (b'{"kind": "other"}\n', "session.jsonl is not a session journal"),
-        (b'{"kind": "session", "schema_version": 1}\n', "session.jsonl:1: settings: Field required"),
+        (b'{"kind": "session", "schema_version": 1}\n', "session.jsonl:1: settings: is missing"),
     ],
 )
 def test_a_malformed_journal_is_named_and_left_alone(content, message, tmp_path):

@@ -1,7 +1,8 @@
 import pytest
 
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.inputs.settings import PRESETS, make_settings
+from gpt_parallel.inputs.option_groups import GROUPS, METAVARS
+from gpt_parallel.inputs.settings import PRESETS, Settings, make_settings, options
 
 
 def test_presets_have_the_documented_workloads():
@@ -37,8 +38,8 @@ def test_every_wrong_field_is_named_with_what_is_allowed():
 
     text = "\n".join(failure.value.problems)
     assert len(failure.value.problems) == 4
-    assert "batch_size = '0': Input should be greater than 0" in text
-    assert "dtype = 'int8': Input should be 'auto', 'float32', 'bfloat16' or 'float16'" in text
+    assert "batch_size = '0': must be greater than 0" in text
+    assert "dtype = 'int8': must be 'auto', 'float32', 'bfloat16' or 'float16'" in text
     assert "num_gpus = '1,x'" in text
     assert "top_p = '2'" in text
 
@@ -51,3 +52,9 @@ def test_unknown_preset():
 def test_device_counts_are_sorted_and_single():
     assert make_settings("smoke", {"num_gpus": "4,1,4"}).device_counts == (1, 4)
     assert make_settings("smoke", {}).device_counts == ()
+
+
+def test_every_setting_is_an_option_of_one_group():
+    assert sorted(option.field for option in options()) == sorted(Settings.model_fields)
+    assert {option.group for option in options()} == set(GROUPS)
+    assert set(METAVARS) <= set(Settings.model_fields)

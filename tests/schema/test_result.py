@@ -107,7 +107,7 @@ def test_a_result_without_a_schema_is_none(refusal):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"weights_origin": None}, "weights_origin = None: Input should be a valid string"),
+        (lambda data: data | {"weights_origin": None}, "weights_origin = None: must be text"),
         (lambda data: data | {"outputs": [{"request_id": "0", "tokens": []}]}, "outputs.0.request_id = '0'"),
         (lambda data: data | {"outputs": [{"request_id": True, "tokens": []}]}, "outputs.0.request_id = True"),
         (lambda data: data | {"figures": {"throughput_tok_s": float("nan")}}, "NaN is not a JSON number"),
@@ -165,7 +165,7 @@ def test_what_is_wrong_in_a_result_of_version_1_is_named(tmp_path):
     written["ranks"][1]["num_heads"] = "two"
     (tmp_path / "r.json").write_text(json.dumps(written))
 
-    with pytest.raises(SpecError, match=r"ranks.1.holding.num_heads = 'two': Input should be a valid integer"):
+    with pytest.raises(SpecError, match=r"ranks.1.holding.num_heads = 'two': must be an integer"):
         load_result(tmp_path / "r.json")
 
 
