@@ -29,8 +29,11 @@ Examples:
 
 
 def gate(
-    base: Annotated[Path, typer.Argument(help="pytest-benchmark JSON to compare with.", show_default=False)],
-    head: Annotated[Path, typer.Argument(help="pytest-benchmark JSON to judge.", show_default=False)],
+    base: Annotated[
+        Path,
+        typer.Argument(help="Saved run to compare with: a benchmark file or a report directory.", show_default=False),
+    ],
+    head: Annotated[Path, typer.Argument(help="Saved run to judge, likewise.", show_default=False)],
     threshold: Annotated[str, typer.Option(help="Largest tolerated change for the worse.")] = "5%",
     metric: Annotated[str, typer.Option(help="Metric to judge: throughput, ttft, tpot or memory.")] = "throughput",
     case: Annotated[list[str] | None, option("--case", "PATTERN=10%: another threshold for matching cases.")] = None,
@@ -70,8 +73,8 @@ def gate(
 
 
 def _decide(base: Path, head: Path, rules: "Rules") -> "GateResult":
+    from gpt_parallel.bench.saved_files import load_runs
     from gpt_parallel.report.compare.gate import decide
-    from gpt_parallel.report.saved_run import load_runs
 
     before, after = load_runs([base, head]) if base != head else (load_runs([base]) * 2)
     return decide(before, after, rules)

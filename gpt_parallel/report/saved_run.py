@@ -21,6 +21,10 @@ class ReportError(SpecError):
     """A saved file that cannot be used."""
 
 
+class ResultFileError(ReportError):
+    """A file that has one run's result instead of a session's benchmarks."""
+
+
 class Stats(BaseModel):
     """The part of pytest-benchmark's statistics that reports use; seconds."""
 
@@ -114,15 +118,6 @@ def describe_incompleteness(reason: str | None, not_run: Sequence[NotRun], num_t
     return f"INCOMPLETE: {reason or 'ended early'}; {counts}."
 
 
-def load_runs(paths: Sequence[Path]) -> list[SavedRun]:
-    """Read files, labelled by their names, or by their paths where names are equal."""
-    stems = [path.stem for path in paths]
-    labels = [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
-    if len(set(labels)) != len(labels):
-        raise ReportError("the same file is given twice")
-    return [load_run(path, label) for path, label in zip(paths, labels, strict=True)]
-
-
 def load_run(path: Path, label: str | None = None) -> SavedRun:
     """Read one file. Raises ReportError naming the file and what is wrong in it; it is never half-read."""
     try:
@@ -132,10 +127,12 @@ def load_run(path: Path, label: str | None = None) -> SavedRun:
     except ValueError as error:
         raise ReportError(f"{path}: {error}") from error
     if isinstance(document, dict) and {"spec", "figures", "verification"} <= set(document):
-        raise ReportError(
-            f"{path}: this is a result.json of gpt-parallel run; give a file written by pytest benchmarks "
-            "--benchmark-json FILE, or the benchmarks.json beside a session's report"
-        )
+        raise ResultFileError(f"{path}: this is a result.json of gpt-parallel run")
+    return run_of_document(document, path, label)
+
+
+def run_of_document(document: Any, path: Path, label: str | None = None) -> SavedRun:
+    """The run in a parsed benchmark file; `path` is for messages. Raises ReportError."""
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise ReportError(f"{path}: not a pytest-benchmark file: it has no list of benchmarks")
     if not isinstance(document.get("gpt_parallel", {}), dict):

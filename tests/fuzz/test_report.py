@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from jinja2 import Environment
 
+from gpt_parallel.bench.saved_files import load_runs
 from gpt_parallel.report import render
 from gpt_parallel.report.compare.side_by_side import compare
-from gpt_parallel.report.saved_run import load_run, load_runs
+from gpt_parallel.report.saved_run import load_run
 from tests.fuzz.mutation import FUZZ, are_named, attempt, json_texts, mutated
 from tests.report.test_render import GOLDEN
 from tests.support.factories import bench, document, stats
