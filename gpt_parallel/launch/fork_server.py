@@ -212,11 +212,12 @@ class _Server:
 
 
 def server_environment() -> dict[str, str]:
-    """The environment that the server, and so every rank's allocator and libraries, start with."""
-    environment = {**_DEFAULTS, **os.environ, **_OVERRIDDEN}
-    # glibc moves this one, and setproctitle finds a process's title beside the first.
-    tunables = environment.pop("GLIBC_TUNABLES")
-    return {**environment, "GLIBC_TUNABLES": tunables}
+    """The environment that the server, and so every rank's allocator and libraries, start with.
+
+    GLIBC_TUNABLES is not its first variable: glibc copies it, and setproctitle looks for the command line beside the
+    first.
+    """
+    return {**_OVERRIDDEN, **_DEFAULTS, **os.environ, **_OVERRIDDEN}
 
 
 def _inherited() -> tuple[str, str, list[str], dict[str, str]]:

@@ -1,22 +1,31 @@
-"""Checks pytest-benchmark's options before the work; by itself it refuses some only after all cases have run."""
+"""Checks pytest-benchmark's options before the work; some of them it refuses only after all cases have run."""
 
 import pytest
 
+_FIRST_RUN = "a first run needs --benchmark-autosave too, which saves it for later ones"
 
-def check_comparison(config: pytest.Config) -> None:
-    """Raise UsageError if --benchmark-compare-fail has nothing to compare with."""
-    if not config.getoption("benchmark_compare_fail", None):
-        return
-    compare = config.getoption("benchmark_compare")
-    if not compare:
+
+def check_comparison(config: pytest.Config) -> list[str]:
+    """Notes about --benchmark-compare-fail. Raises UsageError if it has nothing to compare with.
+
+    Nothing saved yet is no error in a run that compares with the last one saved and is saved itself.
+    """
+    session = config._benchmarksession  # type: ignore[attr-defined]  # pytest-benchmark's
+    if not session.compare_fail or session.compared_mapping or session.disabled or session.skip:
+        return []
+    if not session.compare:
         raise pytest.UsageError(
             "gpt_parallel: --benchmark-compare-fail needs --benchmark-compare, which names the saved run to compare "
-            "with (without a name: the last one)"
+            f"with (without a name: the last one); {_FIRST_RUN}"
         )
-    storage = config._benchmarksession.storage  # type: ignore[attr-defined]  # pytest-benchmark's
-    if next(iter(storage.load(*([] if compare is True else [compare]))), None) is None:
-        missing = "no saved run" if compare is True else f"no saved run {compare!r}"
+    if session.compare is not True:
         raise pytest.UsageError(
-            f"gpt_parallel: --benchmark-compare-fail has nothing to compare with: {missing} in {storage}; save one "
-            "first with --benchmark-autosave, without --benchmark-compare-fail (in a first CI run, for example)"
+            f"gpt_parallel: --benchmark-compare={session.compare}: no such saved run in {session.storage}; without "
+            f"a name it is the last one; {_FIRST_RUN}"
         )
+    if not (session.autosave or session.save):
+        raise pytest.UsageError(
+            f"gpt_parallel: --benchmark-compare-fail: no saved run in {session.storage} to compare with; {_FIRST_RUN}"
+        )
+    session.compare_fail = None
+    return [f"no saved run in {session.storage} yet, so --benchmark-compare-fail has no effect; this run is saved"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpt_parallel.pytest_plugin.benchmark_options import check_comparison
 from gpt_parallel.pytest_plugin.fixtures import gpt_batch_size as gpt_batch_size
 from gpt_parallel.pytest_plugin.fixtures import gpt_case as gpt_case
 from gpt_parallel.pytest_plugin.fixtures import gpt_record as gpt_record
@@ -106,16 +107,14 @@ def _has_benchmark(config: pytest.Config) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Check options and all cases before any rank starts; cases that cannot run make one usage error."""
-    from gpt_parallel.pytest_plugin.benchmark_options import check_comparison
-
     config = session.config
     failed = session.testsfailed and not config.option.continue_on_collection_errors
     cases = [item for item in session.items if is_case(item)]
     if config.option.collectonly or failed or not cases or _is_xdist_worker(config):
         return
-    check_comparison(config)
+    notes = check_comparison(config)
     _check_specs(session)
-    _start_keeper(config, [item for item in cases if not item.get_closest_marker("skip")])
+    _start_keeper(config, [item for item in cases if not item.get_closest_marker("skip")], notes)
 
 
 def _check_specs(session: pytest.Session) -> None:
@@ -141,8 +140,8 @@ def _check_specs(session: pytest.Session) -> None:
         raise usage_error(list(problems))
 
 
-def _start_keeper(config: pytest.Config, cases: list[pytest.Item]) -> None:
-    """Register the session's keeper, and print its notes about random weights and an earlier session's journal."""
+def _start_keeper(config: pytest.Config, cases: list[pytest.Item], notes: list[str]) -> None:
+    """Register the session's keeper; print the notes, and others about random weights and an earlier journal."""
     from gpt_parallel.base.errors import SpecError
     from gpt_parallel.base.signals import install_interrupt_handler
     from gpt_parallel.launch import fork_server
@@ -150,7 +149,7 @@ def _start_keeper(config: pytest.Config, cases: list[pytest.Item]) -> None:
 
     keeper = SessionKeeper(settings_of(config), _report_directory(config))
     try:
-        notes = weights_notes(suite_of(config)) + keeper.begin(cases, resume=config.getoption("gpt_resume"))
+        notes = notes + weights_notes(suite_of(config)) + keeper.begin(cases, resume=config.getoption("gpt_resume"))
     except SpecError as error:
         raise usage_error(error.problems) from error
     notes += [note] if (note := suite_of(config).length_note) else []

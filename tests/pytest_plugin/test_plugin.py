@@ -223,23 +223,45 @@ def test_bad_input_is_one_usage_error_before_any_rank(arguments, message):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+COMPARED = ("--gpt-preset", "smoke", "-k", "1gpu", "--benchmark-compare-fail=median:1000000%")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--benchmark-compare-fail needs --benchmark-compare, which names the saved run"),
-        (("--benchmark-compare",), "--benchmark-compare-fail has nothing to compare with: no saved run in "),
-        (("--benchmark-compare=0007",), "--benchmark-compare-fail has nothing to compare with: no saved run '0007'"),
+        (
+            (),
+            "-fail needs --benchmark-compare, which names the saved run to compare with (without a name: the last one)",
+        ),
+        (("--benchmark-compare",), "-fail: no saved run in {} to compare with"),
+        (
+            ("--benchmark-compare=0007", "--benchmark-autosave"),
+            "=0007: no such saved run in {}; without a name it is the last one",
+        ),
     ],
 )
 def test_a_comparison_with_nothing_is_refused_before_the_work(arguments, message, tmp_path):
-    storage = f"--benchmark-storage={tmp_path}"
-
-    done = run_pytest("--gpt-preset", "smoke", "--benchmark-compare-fail=median:5%", storage, *arguments)
+    done = run_pytest(*COMPARED, f"--benchmark-storage={tmp_path}", *arguments)
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"gpt_parallel: {message}" in done.stdout + done.stderr
-    assert "launch" not in done.stdout
+    remedy = "a first run needs --benchmark-autosave too, which saves it for later ones\n"
+    assert f"gpt_parallel: --benchmark-compare{message.format(tmp_path)}" in done.stderr
+    assert remedy in done.stderr
+    assert "test_generation" not in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_first_run_that_is_saved_compares_with_nothing_and_the_next_one_with_it(tmp_path):
+    command = (*COMPARED, f"--benchmark-storage={tmp_path}", "--benchmark-compare", "--benchmark-autosave")
+    note = f"gpt_parallel: no saved run in {tmp_path} yet, so --benchmark-compare-fail has no effect"
+
+    first, second = run_pytest(*command), run_pytest(*command)
+
+    assert first.returncode == second.returncode == 0, first.stdout + second.stdout
+    assert note in first.stdout
+    assert note not in second.stdout
+    assert "(0001_" in second.stdout, "it is compared with the first"
+    assert len(list(tmp_path.rglob("*.json"))) == 2
 
 
 def test_a_failing_rank_is_told_once():

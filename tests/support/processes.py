@@ -11,7 +11,6 @@ from gpt_parallel.launch import fork_server
 from tests.support.warm import RANKS
 
 TITLE = "gpt_parallel: "  # how the processes of ranks and of their server show in ps
-TITLE_OF_TESTS = f"{TITLE}tests"  # the process that tests/support/warm.py forks from
 MARK = "GPT_PARALLEL_TEST_PROCESS"  # in the environment of all that this process starts
 os.environ[MARK] = secrets.token_hex(8)
 
@@ -31,6 +30,11 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def title(process):
+    """What ps, top and nvidia-smi show of a process."""
+    return " ".join(process.cmdline()).rstrip()
+
+
 def ranks_alive():
     """Rank processes that come of this test process, even if who started them is gone."""
     server = fork_server._current
@@ -38,9 +42,8 @@ def ranks_alive():
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             is_ours = process.environ().get(MARK) == os.environ[MARK]
-            words = " ".join(process.cmdline())
-            is_rank = words.startswith(TITLE) and words.strip() != TITLE_OF_TESTS
-            is_rank = is_rank or "gpt_parallel.engine" in words or process.name() == RANKS
+            shown = title(process)
+            is_rank = shown.startswith(TITLE) or "gpt_parallel.engine" in shown or process.name() == RANKS
             if is_ours and is_rank and (server is None or process.pid != server.pid):
                 found.append(process)
     return found

@@ -15,6 +15,7 @@ import matplotlib.backends.backend_agg
 import matplotlib.backends.backend_svg  # noqa: F401
 import pandas  # noqa: F401
 import pytest
+import setproctitle
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
 import gpt_parallel.cli
@@ -25,7 +26,11 @@ from gpt_parallel.engine.process.title import show_as
 from gpt_parallel.launch import fork_server
 from tests.support.warm import GPT_PARALLEL, PYTEST, RANKS, Subprocess, python_path
 
-SERVER = os.getpid()
+# It finds the command line only while the environment is as it was at the start; see engine/process/title.py.
+os.environ["SPT_NOENV"] = "1"
+setproctitle.getproctitle()
+del os.environ["SPT_NOENV"]
+
 NAME_OF_RANKS = Path("/proc/self/comm")  # what `ps` shows of a process, and of its forks
 
 
@@ -39,6 +44,7 @@ def main(arguments):
     if program == RANKS:
         (sys.path[:],) = map(json.loads, words)
         NAME_OF_RANKS.write_text(program)
+        show_as("rank server")
         return engine_server.main([descriptor])
     os.dup2(int(descriptor), 2)
     os.close(int(descriptor))
@@ -108,6 +114,7 @@ def _become_server(line):
             os.dup2(output, 2)
             os.environ.clear()
             os.environ.update(json.loads(message))
+            show_as("rank server")
             code = engine_server.main([str(requests)])
     finally:
         os._exit(code)
@@ -123,6 +130,4 @@ def start_server(twins, command, **options):
 
 
 if __name__ == "__main__":
-    show_as("tests")  # while it is there to be found, see engine/process/title.py; this process is no server of ranks
-    engine_server.show_as = lambda title: None if os.getpid() == SERVER else show_as(title)
     sys.exit(engine_server.main(sys.argv[1:]))

@@ -19,6 +19,7 @@ import psutil
 
 from gpt_parallel.base.host import clock_id, keep_alive, pid_space
 from gpt_parallel.engine.pipe import StatusPipe
+from gpt_parallel.engine.process.title import show_as, title_of
 from gpt_parallel.engine.process.worker import end_with_parent
 from gpt_parallel.schema.handshake import Hello
 from gpt_parallel.version import __version__
@@ -91,12 +92,11 @@ def _get_ready(line: _Line) -> tuple[dict[str, Any], Any]:
 
 
 def _run(message: dict[str, Any], store: Any, own_address: str, pipe: StatusPipe) -> None:
-    from gpt_parallel.engine.process.title import show_as, title_of_rank
     from gpt_parallel.schema.run import Job
 
     job = Job.model_validate(message["job"])
     rank, local_rank = message["rank"], message["local_rank"]
-    show_as(title_of_rank(job.spec, rank))
+    show_as(title_of(job, rank))  # not earlier: until the session has its hello, the arguments have to name the run
     cores: tuple[int, ...] = ()
     if job.spec.execution.device == "cpu":
         cores = job.spec.execution.cores_of(local_rank, sorted(os.sched_getaffinity(0)))  # that the launcher allows

@@ -22,7 +22,6 @@ from gpt_parallel.engine.process.title import show_as
 
 def main(arguments: list[str]) -> int:
     (descriptor,) = map(int, arguments)
-    show_as("rank server")  # first: setproctitle finds its place by the environment, which imports may change
     importlib.import_module("gpt_parallel.engine.job")
     gc.collect()
     gc.freeze()  # a rank's garbage collections skip these objects and do not copy their pages
@@ -116,4 +115,5 @@ def _close_all_but(*kept: int) -> None:
 
 
 if __name__ == "__main__":
+    show_as("rank server")
     sys.exit(main(sys.argv[1:]))

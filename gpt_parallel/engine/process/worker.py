@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_parallel.engine.pipe import StatusPipe
+from gpt_parallel.engine.process.title import show_as, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,11 +49,10 @@ def _report(directory: Path, rank: int, pinned: tuple[int, ...], pipe: StatusPip
     try:
         pipe.enter("start")
         # Imported here, so that without a server torch's threads are made after the process is pinned.
-        from gpt_parallel.engine.process.title import show_as, title_of_rank
         from gpt_parallel.schema.run import Job
 
         job = Job.model_validate_json((directory / "job.json").read_bytes())
-        show_as(title_of_rank(job.spec, rank) if run is _run_rank else f"judge of {job.spec.name}")
+        show_as(title_of(job, rank))
         report = run(job, rank, directory, pipe)
         pipe.deliver(report.placed(cores=pinned, host=platform.node()))
     except BaseException as error:

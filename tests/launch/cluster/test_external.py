@@ -21,7 +21,7 @@ from gpt_parallel.launch.devices import available_cores
 from gpt_parallel.launch.failure import LaunchError
 from gpt_parallel.schema.fault import FaultSpec
 from tests.support.paths import ROOT
-from tests.support.processes import ranks_alive
+from tests.support.processes import ranks_alive, title
 
 STARTER = f"{sys.executable} {ROOT / 'tests/support/starter.py'}"
 TORCHRUN = "torchrun --standalone --nproc-per-node={num_gpus}"
@@ -47,13 +47,20 @@ def make_suite(tmp_path):
 @pytest.mark.parametrize("kind", ["srun", "mpirun"])
 def test_a_case_is_run_and_verified(make_suite, kind):
     suite = make_suite(f"{STARTER} {kind} {{num_gpus}}")
+    titles = set()
 
+    def look(rank, phase):
+        if phase == "round 1 of 1":
+            titles.update(title(process) for process in ranks_alive())
+
+    suite.runner.on_phase = look
     result = suite.run(suite.spec("tensor_data_hybrid", 2))
 
     assert result.verification.status == "exact"
     assert result.spec.execution.backend == "gloo"
     assert [rank.place.host for rank in result.ranks] == [socket.gethostname()] * 2
     assert [rank.place.rank for rank in result.ranks] == [0, 1]
+    assert titles == {f"gpt_parallel: tensor_data_hybrid-2gpu rank {rank}/2" for rank in (0, 1)}
     if len(os.sched_getaffinity(0)) > 1:  # srun has bound each rank to one
         assert len({rank.place.cores for rank in result.ranks}) == 2
         assert not result.spec.execution.oversubscribed
