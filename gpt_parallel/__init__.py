@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from gpt_parallel.inputs.models import register_model
     from gpt_parallel.inputs.settings import Settings
     from gpt_parallel.layout.strategies import register_strategy
-    from gpt_parallel.schema.model import Architecture
+    from gpt_parallel.schema.architecture import Architecture
     from gpt_parallel.schema.result import RunResult
     from gpt_parallel.schema.run import MeshSpec, RunSpec
 
 _HOME_OF = {
-    "Architecture": "gpt_parallel.schema.model",
+    "Architecture": "gpt_parallel.schema.architecture",
     "MeshSpec": "gpt_parallel.schema.run",
     "RunResult": "gpt_parallel.schema.result",
     "RunSpec": "gpt_parallel.schema.run",

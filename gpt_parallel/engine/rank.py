@@ -28,7 +28,7 @@ from gpt_parallel.engine.timing.stopwatch import Stopwatch, consume
 from gpt_parallel.engine.timing.telemetry import CpuMeter, peak_memory, read_telemetry
 from gpt_parallel.layout.batches import Batch, deal_lanes
 from gpt_parallel.layout.mesh import Mesh
-from gpt_parallel.layout.part import Part, part_of
+from gpt_parallel.layout.part import Part, kv_copies, part_of
 from gpt_parallel.schema.result import (
     Diagnostics,
     Generated,
@@ -130,6 +130,8 @@ class Rank:
         return Holding(
             layers=(part.layers.start, part.layers.stop),
             num_heads=len(part.heads),
+            num_kv_heads=len(part.kv_heads),
+            kv_copies=kv_copies(self._spec.model.architecture, self._spec.mesh.tp, part),
             parameter_bytes=self._parameter_bytes,
             kv_cache_bytes=cache_bytes,
             linear=self._model.kernel,

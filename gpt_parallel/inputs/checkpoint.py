@@ -13,8 +13,8 @@ from gpt_parallel.base.errors import SpecError, quoted, refuse, shorten
 from gpt_parallel.base.untrusted_files import kind, parse_json, read_whole
 from gpt_parallel.inputs.model_directory import describe_directory
 from gpt_parallel.inputs.safetensors_file import ITEM_BYTES, StoredTensor, check_finite, read_header
-from gpt_parallel.schema.families.registry import FAMILIES, family_of, tensor_shapes
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
+from gpt_parallel.schema.families.registry import architecture_of, family_of, tensor_shapes
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -42,13 +42,8 @@ def read_architecture(directory: Path) -> Architecture:
             f"{path}: auto_map names Python code that comes with the model; such code is never run "
             "(remove auto_map if the model is one of transformers' own)"
         )
-    kind = config.get("model_type")
-    family = next((family for family in FAMILIES.values() if kind in list(family.model_types)), None)
-    if family is None:
-        known = " and ".join(repr(name) for family in FAMILIES.values() for name in sorted(family.model_types))
-        raise SpecError(f"{path}: model_type is {quoted(kind)}; only {known} models can be run")
     try:
-        return family.from_config(config)
+        return architecture_of(config)
     except SpecError as error:
         raise SpecError([f"{path}: {problem}" for problem in error.problems]) from error
     except ValidationError as error:
@@ -65,11 +60,13 @@ def inspect_checkpoint(directory: Path, architecture: Architecture) -> Checkpoin
                 raise SpecError(f"{path}: tensor {quoted(name)} is in {found[name].path.name} too")
             found[name] = tensor
     shapes = tensor_shapes(architecture)
-    prefix = _prefix_of(found, shapes, family_of(architecture).key_prefix)
-    missing = [name for name in shapes if prefix + name not in found]
+    family = family_of(architecture)
+    prefix = _prefix_of(found, shapes, family.key_prefix)
+    keys = {name: family.key(prefix, name) for name in shapes}
+    missing = [name for name, key in keys.items() if key not in found]
     problems = [_missing(directory, missing, shapes, found, files)] if missing else []
     for name, expected in shapes.items():
-        stored = found.get(prefix + name)
+        stored = found.get(keys[name])
         if stored is None:
             continue
         if stored.shape != expected:
@@ -81,7 +78,7 @@ def inspect_checkpoint(directory: Path, architecture: Architecture) -> Checkpoin
                 f"{stored.path}: tensor {name!r} has dtype {stored.dtype}; allowed: {', '.join(ITEM_BYTES)}"
             )
     refuse(problems)
-    used = [found[prefix + name] for name in shapes]
+    used = [found[key] for key in keys.values()]
     for path in files:
         check_finite(path, [tensor for tensor in used if tensor.path == path])
     return Checkpoint(tuple(path.name for path in files), prefix)

@@ -1,15 +1,18 @@
 """Finds a model: a known name, a Hugging Face directory or a hub id, and where its weights are."""
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture, weight_files
 from gpt_parallel.inputs.model_directory import describe_file
-from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.architecture import Architecture
+from gpt_parallel.schema.families.registry import architecture_of, architecture_problem
+from gpt_parallel.schema.model import ModelSpec
 
 Weights = Literal["checkpoint", "random", "auto"]
 
@@ -28,6 +31,22 @@ def _gpt2(
     )
 
 
+def _llama3(factor: float, original_positions: int) -> dict[str, Any]:
+    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return {**scaling, "original_max_position_embeddings": original_positions}
+
+
+def _qwen3(num_layers: int, heads: int, kv_heads: int, width: int, inner: int, **changes: Any) -> Architecture:
+    return architecture_of(
+        {
+            **{"model_type": "qwen3", "num_hidden_layers": num_layers, "hidden_size": width},
+            **{"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 128},
+            **{"intermediate_size": inner, "vocab_size": 151_936, "max_position_embeddings": 40_960},
+            **{"rms_norm_eps": 1e-6, "rope_theta": 1_000_000.0, "tie_word_embeddings": True, **changes},
+        }
+    )
+
+
 # Sizes as in each model's config.json on the Hugging Face hub.
 ARCHITECTURES = {
     "gpt2": _gpt2(12, 12, 768),
@@ -36,14 +55,44 @@ ARCHITECTURES = {
     "gpt2-xl": _gpt2(48, 25, 1600),
     "distilgpt2": _gpt2(6, 12, 768),
     "gpt2-nano": _gpt2(4, 5, 160, vocab_size=4096, max_positions=256),
+    "llama-nano": architecture_of(
+        {
+            **{"model_type": "llama", "num_hidden_layers": 4, "hidden_size": 192, "intermediate_size": 512},
+            **{"num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 4096, "max_position_embeddings": 256},
+            **{"rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 500_000.0, **_llama3(8.0, 64)}},
+        }
+    ),
+    "llama-3.2-1b": architecture_of(
+        {
+            **{"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 2048, "intermediate_size": 8192},
+            **{"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256, "rms_norm_eps": 1e-5},
+            **{"max_position_embeddings": 131_072, "tie_word_embeddings": True},
+            **{"rope_parameters": {"rope_theta": 500_000.0, **_llama3(32.0, 8192)}},
+        }
+    ),
+    "llama-3.1-8b": architecture_of(
+        {
+            **{"model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14_336},
+            **{"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256, "rms_norm_eps": 1e-5},
+            **{"max_position_embeddings": 131_072},
+            **{"rope_parameters": {"rope_theta": 500_000.0, **_llama3(8.0, 8192)}},
+        }
+    ),
+    "qwen3-nano": _qwen3(4, 8, 2, 128, 384, head_dim=32, vocab_size=4096, max_position_embeddings=256),
+    "qwen3-0.6b": _qwen3(28, 16, 8, 1024, 3072),
+    "qwen3-8b": _qwen3(36, 32, 8, 4096, 12_288, tie_word_embeddings=False),
 }
-# Repositories a known name may have been downloaded from, the current one first. gpt2-nano has no weights.
+# Repositories a known name may have been downloaded from, the current one first. Models named nano have no weights.
 _REPOSITORIES: dict[str, tuple[str, ...]] = {
     "gpt2": ("openai-community/gpt2", "gpt2"),
     "gpt2-medium": ("openai-community/gpt2-medium", "gpt2-medium"),
     "gpt2-large": ("openai-community/gpt2-large", "gpt2-large"),
     "gpt2-xl": ("openai-community/gpt2-xl", "gpt2-xl"),
     "distilgpt2": ("distilbert/distilgpt2", "distilgpt2"),
+    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B",),
+    "llama-3.1-8b": ("meta-llama/Llama-3.1-8B",),
+    "qwen3-0.6b": ("Qwen/Qwen3-0.6B",),
+    "qwen3-8b": ("Qwen/Qwen3-8B",),
 }
 _HUB_FILES = [
     "config.json",
@@ -56,8 +105,12 @@ _HUB_FILES = [
 ]
 
 
-def register_model(name: str, architecture: Architecture, repositories: tuple[str, ...] = ()) -> None:
+def register_model(
+    name: str, architecture: Architecture | Mapping[str, Any], repositories: tuple[str, ...] = ()
+) -> None:
     """Add a model of your own by name; `repositories` are the hub ids that its weights may be had from, best first.
+
+    Instead of an `Architecture` give what is in a `config.json` if you like, with its `model_type`.
 
     Without one it has random weights only. Call this from a conftest.py, at import, for `--gpt-model` to know it.
     Raises ValueError if the name is taken, or would be taken for a path or hub id.
@@ -66,6 +119,10 @@ def register_model(name: str, architecture: Architecture, repositories: tuple[st
         raise ValueError(f"model {name!r} is already registered")
     if not name or "/" in name or name.startswith((".", "~")):
         raise ValueError(f"model name {name!r} must not look like a path or hub id")
+    if not isinstance(architecture, Architecture):
+        architecture = architecture_of(architecture)
+    if problem := architecture_problem(architecture):
+        raise ValueError(f"model {name!r}: {problem}")
     ARCHITECTURES[name] = architecture
     if repositories:
         _REPOSITORIES[name] = repositories

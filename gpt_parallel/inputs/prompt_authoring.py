@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gpt_parallel.base.atomic_files import write_atomically
 from gpt_parallel.base.errors import SpecError, refuse
 from gpt_parallel.inputs.prompts import Encode, Prompt, read_numbered_prompts, read_prompts, shipped_prompts
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import Request, request_problems
 
 _PASSAGE_WORDS = (6, 16)  # consecutive words from one shipped prompt

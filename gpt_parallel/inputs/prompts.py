@@ -13,8 +13,8 @@ from typing_extensions import Self
 
 from gpt_parallel.base.errors import SpecError, quoted, refuse
 from gpt_parallel.base.untrusted_files import parse_json, read_whole
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.frozen import Frozen
-from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import Request, request_problems
 
 DEFAULT_MAX_LENGTH = 64

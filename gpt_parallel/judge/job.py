@@ -70,6 +70,6 @@ def _logits(model: Any, batch: Sequence[_Sequence], device: torch.device) -> Ite
     rows = [sequence.read for sequence in batch]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-    hidden = model.transformer(ids, use_cache=False).last_hidden_state
+    hidden = model.base_model(ids, use_cache=False).last_hidden_state
     for sequence, row, states in zip(batch, rows, hidden, strict=True):
-        yield model.lm_head(states[len(sequence.request.prompt_ids) - 1 : len(row)])
+        yield model.get_output_embeddings()(states[len(sequence.request.prompt_ids) - 1 : len(row)])

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from gpt_parallel.engine.model.random_weights import random_tensor
 from gpt_parallel.schema.families.registry import family_of, tensor_shapes
@@ -18,12 +17,14 @@ from gpt_parallel.schema.run import Dtype
 def load_model(spec: ModelSpec, dtype: Dtype, device: torch.device) -> Any:
     """Load the model: weights are rounded to `dtype` once, and all computation is float32."""
     common: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-    config = GPT2Config(**family_of(spec.architecture).to_config(spec.architecture), bos_token_id=0, eos_token_id=0)
-    tensors = {f"transformer.{name}": tensor for name, tensor in _tensors(spec).items()}
-    model = GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=tensors, **common)
+    family = family_of(spec.architecture)
+    config = AutoConfig.for_model(family.name, **family.to_config(spec.architecture), bos_token_id=0, eos_token_id=0)
+    tensors = {family.key(family.key_prefix, name): tensor for name, tensor in _tensors(spec).items()}
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model = kind.from_pretrained(None, config=config, state_dict=tensors, **common)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(getattr(torch, dtype)).float()
-    model.to(device)  # type: ignore[arg-type]
+    model.to(device)
     model.train(False)
     return model
 
@@ -37,4 +38,4 @@ def _tensors(spec: ModelSpec) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = {}
     for file in spec.files:
         stored |= load_file(Path(spec.directory) / file)
-    return {name: stored[spec.key_prefix + name] for name in names}
+    return {name: stored[spec.key(name)] for name in names}

@@ -17,7 +17,7 @@ from gpt_parallel.layout.cost import gib
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.part import Part, part_of
 from gpt_parallel.layout.strategies import STRATEGIES
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import Job, JobKind, RunSpec
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

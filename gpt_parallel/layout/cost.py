@@ -3,6 +3,7 @@
 Bytes and operations are those that any engine needs, so padding and idle rows lower MBU and MFU.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -39,23 +40,33 @@ def bytes_per_step(spec: RunSpec, rank: RankReport) -> float:
         weights -= item * architecture.embedding_weights
         if spec.mesh.pp == 1 and architecture.tied_head:  # the head is a part of one of the tables
             weights += item * architecture.hidden_size * architecture.vocab_size // spec.mesh.tp
-    layers = held.layers[1] - held.layers[0]
-    kv_heads = held.num_heads * architecture.num_kv_heads // architecture.num_heads
-    row = 2 * item * mean_window(spec.workload) * kv_heads * architecture.head_size * layers
+    kv_heads = held.num_kv_heads
+    if kv_heads is None:  # a result of an earlier version
+        kv_heads = held.num_heads * architecture.num_kv_heads // architecture.num_heads
+    windows = Counter(architecture.window_of(layer) for layer in range(*held.layers))
+    row = sum(
+        2 * item * mean_window(spec.workload, window) * kv_heads * architecture.head_size * layers
+        for window, layers in windows.items()
+    )
     return weights + rows_per_lane(spec) * row
 
 
-def mean_window(workload: WorkloadSpec) -> float:
-    """The mean number of tokens that a decode step attends to."""
-    return fmean(len(request.prompt_ids) + request.max_new_tokens / 2 for request in workload.requests)
+def mean_window(workload: WorkloadSpec, limit: int | None = None) -> float:
+    """The mean number of tokens that a decode step attends to, at most `limit`."""
+    if limit is None:
+        return fmean(len(request.prompt_ids) + request.max_new_tokens / 2 for request in workload.requests)
+    return fmean(
+        fmean(min(len(request.prompt_ids) + step, limit) for step in range(request.max_new_tokens + 1))
+        for request in workload.requests
+    )
 
 
 def flop_per_round(spec: RunSpec) -> float:
     """Operations of one pass over all requests, two for each weight and token, and those of attention.
 
     A token goes through every block's weights and attends with 4·H·d operations in each layer (H query heads of size d)
-    to each token up to itself. The head's V·D weights see only the tokens before a sampled one. The last sampled token
-    is not fed back.
+    to each token up to itself, or to a window's last ones. The head's V·D weights see only the tokens before a sampled
+    one. The last sampled token is not fed back.
     """
     architecture = spec.model.architecture
     block_weights = architecture.num_layers * architecture.block_weights
@@ -63,10 +74,16 @@ def flop_per_round(spec: RunSpec) -> float:
     total = 0.0
     for request in spec.workload.requests:
         tokens = len(request.prompt_ids) + request.max_new_tokens - 1
-        attended = tokens * (tokens + 1) / 2
-        total += 2 * block_weights * tokens + 4 * attention_width * architecture.num_layers * attended
+        attended = sum(_attended(tokens, architecture.window_of(layer)) for layer in range(architecture.num_layers))
+        total += 2 * block_weights * tokens + 4 * attention_width * attended
         total += 2 * architecture.vocab_size * architecture.hidden_size * request.max_new_tokens
     return total
+
+
+def _attended(tokens: int, window: int | None) -> float:
+    """Pairs of a token and one that it attends to, itself included."""
+    first = tokens if window is None else min(tokens, window)
+    return first * (first + 1) / 2 + (tokens - first) * first
 
 
 def messages_per_step(spec: RunSpec, ranks: Sequence[RankReport]) -> dict[str, float]:
@@ -86,11 +103,12 @@ def rank_bytes(spec: RunSpec) -> int:
     architecture, mesh, execution = spec.model.architecture, spec.mesh, spec.execution
     tables = architecture.embedding_weights
     head = architecture.vocab_size * architecture.hidden_size // mesh.tp
+    copies = max(architecture.num_kv_heads, mesh.tp)  # of key and value heads, which more shards than heads share
     layers = Part.whole(architecture).num_weights(architecture) - tables
+    layers += (copies - architecture.num_kv_heads) * architecture.kv_head_weights * architecture.num_layers
     window = max(request.total_tokens for request in spec.workload.requests)
     rows = min(spec.workload.batch_size * mesh.pp, len(spec.workload.requests))
-    kv_width = architecture.num_kv_heads * architecture.head_size
-    cache = 2 * rows * window * kv_width * architecture.num_layers // (mesh.pp * mesh.tp)
+    cache = 2 * rows * window * copies * architecture.head_size * architecture.num_layers // (mesh.pp * mesh.tp)
     count = layers // (mesh.pp * mesh.tp) + tables + (head if execution.device == "cpu" else 0) + cache
     return count * _ITEM_BYTES[execution.dtype] + _PROCESS_BYTES[execution.device]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.shards import shard_ranges
 from gpt_parallel.layout.stages import head_cost, head_passes, stage_layers
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.families.registry import family_of
-from gpt_parallel.schema.model import Architecture
 from gpt_parallel.schema.run import RunSpec
 
 
@@ -29,7 +29,7 @@ class Part:
     def num_weights(self, architecture: Architecture) -> int:
         """Its number of weights: of matrices a shard, norms and biases behind a reduction whole, tables as needed."""
         family, width = family_of(architecture), architecture.hidden_size
-        block = len(self.kv_heads) * architecture.kv_group_weights
+        block = len(self.heads) * architecture.query_head_weights + len(self.kv_heads) * architecture.kv_head_weights
         block += len(self.mlp_columns) * architecture.mlp_column_weights
         block += family.block_vectors(architecture, len(self.heads), len(self.kv_heads), len(self.mlp_columns))
         count = len(self.layers) * block
@@ -44,10 +44,13 @@ class Part:
 
 def part_at(architecture: Architecture, shard: int, tp_size: int, layers: range, **tables: bool) -> Part:
     """The part of shard `shard` of `tp_size` with these layers; `tables` are `has_embedding` and `has_head`."""
-    groups, columns, vocabulary = shard_ranges(architecture, tp_size, shard)
-    per_group = architecture.num_heads // architecture.num_kv_heads
-    heads = range(groups.start * per_group, groups.stop * per_group)
-    return Part(layers, heads, groups, columns, vocabulary, **tables)
+    heads, kv_heads, columns, vocabulary = shard_ranges(architecture, tp_size, shard)
+    return Part(layers, heads, kv_heads, columns, vocabulary, **tables)
+
+
+def kv_copies(architecture: Architecture, tp_size: int, part: Part) -> int:
+    """The number of shards that hold a copy of each of a part's key and value heads, the part's own included."""
+    return sum(part.kv_heads.start in shard_ranges(architecture, tp_size, shard)[1] for shard in range(tp_size))
 
 
 def part_of(spec: RunSpec, mesh: Mesh) -> Part:

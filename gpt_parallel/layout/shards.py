@@ -1,19 +1,33 @@
 """Splits a model's layers into tensor-parallel shards of equal bytes, even if heads do not divide evenly."""
 
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 
 
-def shard_ranges(architecture: Architecture, tp_size: int, index: int) -> tuple[range, range, range]:
-    """Shard `index` of `tp_size`: its key and value heads (each with its query heads), MLP columns and vocabulary.
+def shard_ranges(architecture: Architecture, tp_size: int, index: int) -> tuple[range, range, range, range]:
+    """Shard `index` of `tp_size`: its query heads, key and value heads, MLP columns and vocabulary.
 
-    Heads are dealt one by one. A key and value head with its query heads weighs as much as some number of MLP columns
-    (2·d for GPT-2), so a rank with one more gets so many columns fewer: all ranks hold, and in decoding read, the same
-    bytes.
+    What is dealt is a key and value head with its query heads. If there are more shards than such groups, a group is
+    shared by several shards: each has a copy of its key and value head, and some of its query heads. Heads weigh as
+    much as some number of MLP columns (one of GPT-2's as 2·d), so a rank with more gets so many columns fewer: all
+    ranks hold, and in decoding read, the same bytes.
     """
-    groups = deal(architecture.num_kv_heads, tp_size)
-    columns = _mlp_columns(architecture, groups)
+    heads = _deal_heads(architecture, tp_size)
+    columns = _mlp_columns(architecture, heads)
     vocabulary = deal(architecture.vocab_size, tp_size)
-    return _range(groups, index), _range(columns, index), _range(vocabulary, index)
+    return *heads[index], _range(columns, index), _range(vocabulary, index)
+
+
+def _deal_heads(architecture: Architecture, tp_size: int) -> list[tuple[range, range]]:
+    """The query heads and the key and value heads of each shard."""
+    groups, size = architecture.num_kv_heads, architecture.num_heads // architecture.num_kv_heads
+    if tp_size <= groups:
+        own = _ranges(deal(groups, tp_size))
+        return [(range(group.start * size, group.stop * size), group) for group in own]
+    return [
+        (range(group * size + heads.start, group * size + heads.stop), range(group, group + 1))
+        for group, num_shards in enumerate(deal(tp_size, groups))
+        for heads in _ranges(deal(size, num_shards))
+    ]
 
 
 def deal(total: int, parts: int) -> list[int]:
@@ -21,15 +35,17 @@ def deal(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def _mlp_columns(architecture: Architecture, groups: list[int]) -> list[int]:
+def _mlp_columns(architecture: Architecture, heads: list[tuple[range, range]]) -> list[int]:
     """Whole columns per rank that sum to `mlp_size`, each at least 1, as near to equal bytes as can be."""
-    group_columns = architecture.kv_group_weights / architecture.mlp_column_weights
-    per_rank = (architecture.num_kv_heads * group_columns + architecture.mlp_size) / len(groups)
-    wanted = [max(1.0, per_rank - group_columns * count) for count in groups]
-    scale = (architecture.mlp_size - len(groups)) / max(sum(wanted) - len(groups), 1e-9)
+    query_columns = architecture.query_head_weights / architecture.mlp_column_weights
+    kv_columns = architecture.kv_head_weights / architecture.mlp_column_weights
+    attention = [query_columns * len(queries) + kv_columns * len(keys) for queries, keys in heads]
+    per_rank = (sum(attention) + architecture.mlp_size) / len(heads)
+    wanted = [max(1.0, per_rank - columns) for columns in attention]
+    scale = (architecture.mlp_size - len(heads)) / max(sum(wanted) - len(heads), 1e-9)
     exact = [1 + (value - 1) * scale for value in wanted]
     columns = [int(value) for value in exact]
-    by_remainder = sorted(range(len(groups)), key=lambda rank: columns[rank] - exact[rank])
+    by_remainder = sorted(range(len(heads)), key=lambda rank: columns[rank] - exact[rank])
     for rank in by_remainder[: architecture.mlp_size - sum(columns)]:
         columns[rank] += 1
     return columns
@@ -38,3 +54,7 @@ def _mlp_columns(architecture: Architecture, groups: list[int]) -> list[int]:
 def _range(sizes: list[int], index: int) -> range:
     start = sum(sizes[:index])
     return range(start, start + sizes[index])
+
+
+def _ranges(sizes: list[int]) -> list[range]:
+    return [_range(sizes, index) for index in range(len(sizes))]

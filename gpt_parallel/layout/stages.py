@@ -1,7 +1,7 @@
 """Splits a model's layers into pipeline stages of equal work, with the language-model head counted."""
 
 from gpt_parallel.layout.shards import deal
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import ExecutionSpec, WorkloadSpec
 
 # Rows that a device multiplies in the time it takes to read the weight; a pass over fewer rows costs one read.

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
@@ -100,10 +100,15 @@ class RankPlace(Frozen):
 
 
 class Holding(Frozen):
-    """The part of the model on a rank: half-open range of layers, number of query heads, bytes held."""
+    """The part of the model on a rank: half-open range of layers, query heads, key and value heads, bytes held.
+
+    `kv_copies`: the number of shards that hold a copy of each of its key and value heads, this one included.
+    """
 
     layers: tuple[int, int]
     num_heads: NonNegativeInt
+    num_kv_heads: NonNegativeInt | None = None
+    kv_copies: PositiveInt = 1
     parameter_bytes: NonNegativeInt
     kv_cache_bytes: NonNegativeInt | None = None
     linear: Literal["plain", "packed"] = "plain"

@@ -13,9 +13,10 @@ from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
 from gpt_parallel.base.errors import quoted
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.fault import FaultSpec
 from gpt_parallel.schema.frozen import Frozen, Text
-from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.model import ModelSpec
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 AttentionChoice = Literal["auto", "flash", "efficient", "math", "cudnn"]
@@ -200,11 +201,10 @@ def _mesh_problems(mesh: MeshSpec, model: ModelSpec) -> list[str]:
     problems = []
     if mesh.size > MAX_RANKS:
         problems.append(f"a mesh of {quoted(mesh.size)} ranks is too large; allowed: 1 to {MAX_RANKS}")
-    heads = "attention heads" if shape.num_kv_heads == shape.num_heads else "key and value heads"
-    if mesh.tp > shape.num_kv_heads:
+    if mesh.tp > shape.num_heads:
         problems.append(
-            f"tensor_parallel_size {quoted(mesh.tp)} is larger than {model.name}'s {shape.num_kv_heads} {heads}; "
-            f"allowed: 1 to {shape.num_kv_heads}"
+            f"tensor_parallel_size {quoted(mesh.tp)} is larger than {model.name}'s {shape.num_heads} attention heads; "
+            f"allowed: 1 to {shape.num_heads}"
         )
     if mesh.pp > shape.num_layers:
         problems.append(

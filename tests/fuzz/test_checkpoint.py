@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture, weight_files
 from gpt_parallel.inputs.safetensors_file import read_header
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.families.registry import family_of, tensor_shapes
-from gpt_parallel.schema.model import Architecture
 from tests.fuzz.mutation import FUZZ, are_named, attempt, damaged, json_texts, mutated
 
 SHAPE = Architecture(n_layer=1, n_head=1, n_embd=2, n_inner=8, vocab_size=3, n_positions=4)

@@ -51,13 +51,14 @@ def test_bare_and_sharded_checkpoints(tiny_checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'; only 'gpt2' models"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings = False is not supported"),
+        ({"model_type": "opt"}, "model_type is 'opt'; only gpt2, llama, mistral, qwen2, qwen3"),
+        ({"scale_attn_by_inverse_layer_idx": 1}, "scale_attn_by_inverse_layer_idx = 1 is neither true nor false"),
+        ({"add_cross_attention": True}, "add_cross_attention = True is not supported; only False is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: quantised weights are not supported"),
         ({"n_head": 0}, "n_head = 0: must be greater than 0"),
         ({"n_layer": "many", "vocab_size": -1}, "n_layer = 'many'"),
         ({"n_layer": "many", "vocab_size": -1}, "vocab_size = -1"),
-        ({"activation_function": "swish"}, "activation_function = 'swish': must be 'gelu_new'"),
+        ({"activation_function": "prelu"}, "activation_function = 'prelu': must be 'gelu', 'gelu_10'"),
     ],
 )
 def test_a_config_that_cannot_be_run(tiny_checkpoint, changes, message):

@@ -10,7 +10,8 @@ from gpt_parallel.engine.model.random_weights import random_tensor
 from gpt_parallel.inputs.models import resolve_model
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.judge.model import load_model
-from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.architecture import Architecture
+from gpt_parallel.schema.model import ModelSpec
 
 CPU = torch.device("cpu")
 SHAPE = Architecture(n_layer=2, n_head=3, n_embd=24, n_inner=40, vocab_size=97, n_positions=64)

@@ -25,7 +25,8 @@ from gpt_parallel.launch.torch_build import TorchBuild
 from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.part import Part
-from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.architecture import Architecture
+from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, Job, JobKind, MeshSpec, Request, WorkloadSpec
 from tests.support.factories import run_spec
 

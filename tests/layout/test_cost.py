@@ -9,7 +9,8 @@ from gpt_parallel.engine.model.kv_cache import KVCache, Step
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.layout.cost import bytes_per_step, flop_per_round, messages_per_step, num_lanes
 from gpt_parallel.layout.part import Part
-from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.architecture import Architecture
+from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.result import CollectiveCount, Figures
 from gpt_parallel.schema.run import MeshSpec, Request, WorkloadSpec
 from gpt_parallel.schema.telemetry import PeakRates

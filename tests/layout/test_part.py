@@ -16,13 +16,15 @@ from gpt_parallel.engine.model.families import build
 from gpt_parallel.engine.model.interface import num_bytes
 from gpt_parallel.engine.model.random_weights import random_tensor
 from gpt_parallel.engine.model.weights import load
+from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.launch.gpu_memory import needs
 from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.cost import bytes_per_step, flop_per_round, rank_bytes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.part import Part, part_at, part_of
 from gpt_parallel.layout.stages import head_cost, head_passes
-from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.architecture import Architecture
+from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, MeshSpec, Request, RunSpec, WorkloadSpec
 from tests.support.factories import rank_report
 
@@ -101,19 +103,20 @@ def test_seeded_weights_and_their_float32_tokens_on_a_cpu_are_as_they_were(numbe
     assert [list(chosen) for _, chosen in sorted(tokens.items())] == saved["tokens"]
 
 
-def test_grouped_heads_are_dealt_with_their_key_and_value_head(monkeypatch):
-    """Sizes of Qwen3-0.6B, whose MLP has three matrices: 8 key and value heads over 3 ranks, equal in bytes."""
-    qwen = Architecture.model_construct(
-        num_layers=28, hidden_size=1024, num_heads=16, num_kv_heads=8, head_size=128, mlp_size=3072, vocab_size=151936
-    )
-    monkeypatch.setattr(Architecture, "mlp_column_weights", property(lambda self: 3 * self.hidden_size))
+def test_grouped_heads_are_dealt_with_their_key_and_value_head():
+    """Qwen3-0.6B, whose MLP has three matrices: 8 key and value heads over 3 ranks, equal in bytes."""
+    qwen = ARCHITECTURES["qwen3-0.6b"]
 
     parts = [part_at(qwen, shard, 3, range(28)) for shard in range(3)]
 
     assert [len(part.kv_heads) for part in parts] == [3, 3, 2]
     assert [len(part.heads) for part in parts] == [6, 6, 4]
     assert [len(part.mlp_columns) for part in parts] == [939, 939, 1194]
-    weights = [
-        len(part.kv_heads) * qwen.kv_group_weights + len(part.mlp_columns) * qwen.mlp_column_weights for part in parts
-    ]
+    weights = [matrix_weights(qwen, part) for part in parts]
     assert max(weights) / min(weights) < 1.0006
+
+
+def matrix_weights(architecture, part):
+    """Of a block: Q and the projection, K and V, and three matrices of the MLP."""
+    heads = 2 * len(part.heads) + 2 * len(part.kv_heads)
+    return architecture.hidden_size * (heads * architecture.head_size + 3 * len(part.mlp_columns))

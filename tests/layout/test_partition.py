@@ -8,7 +8,7 @@ from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.part import part_at
 from gpt_parallel.layout.stages import head_cost, stage_layers
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import MeshSpec
 
 

@@ -4,7 +4,8 @@ from pydantic import ValidationError
 from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.layout.part import Part
-from gpt_parallel.schema.model import Architecture, ModelSpec
+from gpt_parallel.schema.architecture import Architecture
+from gpt_parallel.schema.model import ModelSpec
 from gpt_parallel.schema.run import ExecutionSpec, MeshSpec, Request, RunSpec, SamplingSpec, WorkloadSpec
 from tests.support.factories import run_spec
 
@@ -95,11 +96,53 @@ def test_heads_must_divide_the_width():
     assert problems(lambda: Architecture(**sizes)) == ["hidden_size 768 is not a multiple of num_heads 7"]
 
 
-@pytest.mark.parametrize("changes", [{"num_kv_heads": 3}, {"head_size": 100}, {"tied_head": False}], ids=str)
-def test_a_gpt2_has_no_grouped_heads_other_head_sizes_or_head_of_its_own(changes):
-    sizes = {"num_layers": 1, "num_heads": 6, "hidden_size": 768, "vocab_size": 9, "max_positions": 9, **changes}
+PLAIN = {"num_layers": 1, "num_heads": 6, "hidden_size": 768, "vocab_size": 9, "max_positions": 9}
+LLAMA = {**PLAIN, "family": "llama", "gated_mlp": True, "rope": {"rotary_size": 128}}
 
-    assert "a GPT-2 has as many key and value heads as query heads" in problems(lambda: Architecture(**sizes))[0]
+
+@pytest.mark.parametrize(
+    ("sizes", "problem"),
+    [
+        ({**PLAIN, "num_kv_heads": 3}, "a GPT-2 has as many key and value heads as query heads"),
+        ({**PLAIN, "head_size": 100}, "a GPT-2 has as many key and value heads as query heads"),
+        (
+            {**PLAIN, "switches": ["qk_norm"]},
+            "switches: 'qk_norm' is none of family 'gpt2'; allowed: scaled_by_layer, ",
+        ),
+        ({**PLAIN, "gated_mlp": True}, "gated_mlp: family 'gpt2' computes False only"),
+        ({**PLAIN, "rope": {"rotary_size": 64}}, "rope: family 'gpt2' has none"),
+        ({**PLAIN, "family": "gpt3"}, "family: 'gpt3' is not known; allowed: gpt2, llama, "),
+        ({**LLAMA, "rope": None}, "rope: family 'llama' needs one"),
+        ({**LLAMA, "rope": {"rotary_size": 64}}, "rope: family 'llama' rotates whole heads"),
+        ({**LLAMA, "switches": ["qkv_bias"]}, "switches: family 'llama' has all or none of qkv_bias, output_bias"),
+        ({**LLAMA, "sliding_window": 4, "sliding_layers": [0]}, "sliding_window: family 'llama' has none"),
+        ({**LLAMA, "family": "qwen3"}, "switches: family 'qwen3' always has qk_norm"),
+    ],
+    ids=str,
+)
+def test_an_architecture_must_be_of_its_family(sizes, problem):
+    architecture = Architecture(**sizes)
+
+    found = problems(lambda: ModelSpec(name="m", architecture=architecture, weights="random"))
+
+    assert found[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"rope": {"rotary_size": 7}}, "a rotary size of 7 is not even"),
+        ({"rope": {"rotary_size": 256}}, "a rotary size of 256 is larger than head_size 128"),
+        ({"rope": {"rotary_size": 8, "kind": "yarn", "factor": 2.0}}, "original_max_position_embeddings is missing"),
+        ({"rope": {"rotary_size": 8, "factor": 2.0}}, "factor is no parameter of rope_type 'default'"),
+        ({"sliding_window": 4}, "sliding_window and sliding_layers"),
+        ({"sliding_window": 4, "sliding_layers": [1]}, "sliding_window and sliding_layers, which must be layers of"),
+        ({"num_heads": 6, "num_kv_heads": 4}, "num_heads 6 is not a multiple of num_kv_heads 4"),
+    ],
+    ids=str,
+)
+def test_an_architecture_that_is_not_possible(changes, problem):
+    assert problem in problems(lambda: Architecture(**{**LLAMA, **changes}))[0]
 
 
 def test_an_architecture_may_be_given_in_the_names_of_its_config():

@@ -37,7 +37,7 @@ def add_bias_on_every_rank():
             return projection.added_to(residual, x)
         return reduce(projection.without_bias(x).add_(projection.bias)).add_(residual)
 
-    gpt2._finish = finish
+    gpt2.finish = finish
 
 
 def share_lane_caches():
@@ -198,17 +198,17 @@ def decode_one_position_late():
 def decode_without_the_first_key():
     from gpt_parallel.engine.model import gpt2
 
-    def fewer(q, k, v, *, mask=None, is_causal=False):
-        if not is_causal:
+    def fewer(q, k, v, *, in_prefill, mask=None, scale=None):
+        if not in_prefill:
             k, v, mask = k[:, :, 1:], v[:, :, 1:], None if mask is None else mask[..., 1:]
-        return attend(q, k, v, mask=mask, is_causal=is_causal)
+        return attend(q, k, v, in_prefill=in_prefill, mask=mask, scale=scale)
 
     attend = gpt2.attend
     gpt2.attend = fewer
 
 
 def normalise_with_ten_epsilon():
-    from gpt_parallel.engine.model.gpt2 import Norm
+    from gpt_parallel.engine.model.layers import LayerNorm as Norm
 
     def ten_times(self, width, epsilon, dtype, device):
         make(self, width, 10 * epsilon, dtype, device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpt_parallel.engine.comm.collectives import Collectives
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import Request, SamplingSpec
 
 _MASK = 0xFFFFFFFF

@@ -34,12 +34,26 @@ def attention_kernel(execution: ExecutionSpec) -> AbstractContextManager[None]:
     return sdpa_kernel(_KERNELS[execution.attention])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Attention of q [B, H, T, d] to k and v [B, H, W, d]: causal in prefill, plain or masked in decode."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, in_prefill: bool, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """Attention of q [B, H, T, d] to k and v [B, G, W, d]; query head h attends to their head h · G / H.
+
+    In prefill it is causal unless there is a mask; in decode, where T is 1, it is masked if there is a mask.
+    `scale` multiplies the products of queries and keys instead of 1 / √d.
+    """
+    group = q.shape[1] // k.shape[1]
+    is_causal = in_prefill and mask is None
+    shape = q.shape
+    if group > 1 and in_prefill:  # not `enable_gqa`, which not all kernels have
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    elif group > 1:
+        q = q.reshape(shape[0], -1, group, shape[3])  # one position: heads of a group are rows of one product
     if _noted is not None:
-        kernel = SDPBackend(torch._fused_sdp_choice(q, k, v, mask, 0.0, is_causal)).name
-        _noted["prefill" if is_causal else "decode"].add(kernel.removesuffix("_ATTENTION").lower())
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+        kernel = SDPBackend(torch._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, scale=scale)).name
+        _noted["prefill" if in_prefill else "decode"].add(kernel.removesuffix("_ATTENTION").lower())
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale)
+    return y.reshape(shape) if group > 1 else y
 
 
 @contextmanager

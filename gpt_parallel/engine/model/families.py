@@ -6,11 +6,13 @@ import torch
 
 from gpt_parallel.engine.model.gpt2 import GPT2
 from gpt_parallel.engine.model.interface import DecoderPart, Reduce
+from gpt_parallel.engine.model.llama import Llama
 from gpt_parallel.layout.part import Part
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 
 MODELS: dict[str, Callable[[Architecture, Part, torch.dtype, torch.device, Reduce | None], DecoderPart]] = {
     "gpt2": GPT2,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Llama),
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from gpt_parallel.engine.model.kv_cache import KVCache, Step
 from gpt_parallel.engine.model.linear import Kernel
 from gpt_parallel.layout.part import Part
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 
 Reduce = Callable[[Tensor], Tensor]
 

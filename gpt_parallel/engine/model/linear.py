@@ -4,40 +4,27 @@ With few rows a product is bound by reading its weight, and one core reads a pac
 plain one. In float32 a packed call costs about 15 µs more, so tiny models run plain.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gpt_parallel.engine.model.activations import Activation
 
 Kernel = Literal["plain", "packed"]
 
 _PACKING_PAYS_BYTES = 16 << 20  # in float32; in bfloat16 it always does
 
 
-class Activation(NamedTuple):
-    """An activation function and its name in oneDNN: (operation, algorithm)."""
-
-    function: Callable[[Tensor], Tensor]
-    fused: tuple[str, str]
-
-
-_TANH_GELU = Activation(lambda x: F.gelu(x, approximate="tanh"), ("gelu", "tanh"))
-ACTIVATIONS = {
-    "gelu_new": _TANH_GELU,
-    "gelu_pytorch_tanh": _TANH_GELU,
-    "gelu": Activation(F.gelu, ("gelu", "none")),
-    "relu": Activation(F.relu, ("relu", "")),
-}
-
-
 class Linear:
     """y = x Wᵀ + b for x [N, inputs]. The bias is separate because a row-parallel layer adds it after the reduction."""
 
-    def __init__(self, num_inputs: int, num_outputs: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, num_inputs: int, num_outputs: int, dtype: torch.dtype, device: torch.device, *, has_bias: bool = True
+    ) -> None:
         self.weight = torch.empty(num_outputs, num_inputs, dtype=dtype, device=device)
-        self.bias = torch.empty(num_outputs, dtype=dtype, device=device)
+        self.bias = torch.empty(num_outputs, dtype=dtype, device=device) if has_bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -63,6 +50,8 @@ class PackedLinear:
         return _pointwise(x, self._weight, self.bias, "none", [], "")
 
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
+        if activation.fused is None:
+            return activation.function(self(x))
         operation, algorithm = activation.fused
         return _pointwise(x, self._weight, self.bias, operation, [], algorithm)
 

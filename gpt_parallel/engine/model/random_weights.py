@@ -6,8 +6,8 @@ import math
 import torch
 from torch import Tensor
 
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.families.registry import family_of, tensor_shapes
-from gpt_parallel.schema.model import Architecture
 
 
 def random_tensor(name: str, architecture: Architecture, seed: int, buffer: Tensor | None = None) -> Tensor:

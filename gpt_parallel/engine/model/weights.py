@@ -40,7 +40,7 @@ def _file_reader(spec: ModelSpec) -> Read:
 
     def read(source: Source) -> Iterator[Tensor]:
         # The file is opened anew for each tensor: closing drops its mapped pages from this rank's resident memory.
-        key = spec.key_prefix + source.tensor
+        key = spec.key(source.tensor)
         with safe_open(file_of[key], framework="pt") as stored:
             tensor = stored.get_slice(key)
             if not source.ranges:

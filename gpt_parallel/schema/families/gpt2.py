@@ -2,39 +2,38 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
 from pydantic import model_validator as validate_model
 from typing_extensions import Self
 
-from gpt_parallel.base.errors import SpecError, quoted
+from gpt_parallel.schema.architecture import ActivationName, Architecture, Epsilon, NumLayers, Size
+from gpt_parallel.schema.families.config_fields import flag, refuse_other_values, unexpected
 from gpt_parallel.schema.families.family import Family, Shapes
 from gpt_parallel.schema.families.names import GPT2_NAMES
 from gpt_parallel.schema.frozen import Frozen
-from gpt_parallel.schema.model import Architecture, Size
 
-# Keys of config.json, and the only value of each that the engine computes.
-_ONLY = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
+# Keys of config.json with the only value of each that the engine computes.
+_ONLY = {"add_cross_attention": False}
+# Keys of config.json that are yes or no, with their default and the switch that is on where they differ from it.
+_SWITCHES = {
+    "scale_attn_weights": (True, "unscaled_attention"),
+    "scale_attn_by_inverse_layer_idx": (False, "scaled_by_layer"),
+    "reorder_and_upcast_attn": (False, "upcast_attention"),
 }
 
 
 class _Config(Frozen):
     """The fields of a GPT-2's `config.json` that define its computation."""
 
-    n_layer: Annotated[int, Field(strict=True, gt=0, le=10_000)]
+    n_layer: NumLayers
     n_head: Size
     n_embd: Size
     n_inner: Size
     vocab_size: Size
     n_positions: Size
-    layer_norm_epsilon: Annotated[float, Field(strict=True, gt=0, le=1)] = 1e-5
-    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"] = "gelu_new"
+    layer_norm_epsilon: Epsilon = 1e-5
+    activation_function: ActivationName = "gelu_new"
 
     @validate_model(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -44,17 +43,33 @@ class _Config(Frozen):
 
 
 def _from_config(config: Mapping[str, Any]) -> Architecture:
-    for key, value in _ONLY.items():
-        if config.get(key, value) != value:
-            raise SpecError(f"{key} = {quoted(config[key])} is not supported; only {value!r} is")
+    refuse_other_values(config, _ONLY)
     fields = {name: config[name] for name in _Config.model_fields if config.get(name) is not None}
     if isinstance(fields.get("n_embd"), int):
         fields.setdefault("n_inner", 4 * fields["n_embd"])
-    return Architecture.model_validate({"family": "gpt2", **_Config.model_validate(fields).model_dump()})
+    return Architecture.model_validate(
+        {
+            **_Config.model_validate(fields).model_dump(),
+            "family": "gpt2",
+            "tied_head": flag(config, "tie_word_embeddings", True),
+            "switches": [switch for key, (usual, switch) in _SWITCHES.items() if flag(config, key, usual) != usual],
+        }
+    )
 
 
 def _to_config(architecture: Architecture) -> dict[str, Any]:
-    return {name: getattr(architecture, GPT2_NAMES.get(name, name)) for name in _Config.model_fields}
+    config = {name: getattr(architecture, GPT2_NAMES.get(name, name)) for name in _Config.model_fields}
+    for key, (usual, switch) in _SWITCHES.items():
+        if switch in architecture.switches:
+            config[key] = not usual
+    return config if architecture.tied_head else {**config, "tie_word_embeddings": False}
+
+
+def _problem(architecture: Architecture) -> str | None:
+    heads, width = architecture.num_heads, architecture.hidden_size
+    if architecture.num_kv_heads != heads or heads * architecture.head_size != width:
+        return "a GPT-2 has as many key and value heads as query heads, of hidden_size ÷ num_heads each"
+    return unexpected(architecture, switches={switch for _, switch in _SWITCHES.values()})
 
 
 def _tensor_shapes(architecture: Architecture) -> Shapes:
@@ -65,6 +80,8 @@ def _tensor_shapes(architecture: Architecture) -> Shapes:
         "ln_f.weight": (width,),
         "ln_f.bias": (width,),
     }
+    if not architecture.tied_head:
+        tensors["lm_head.weight"] = (architecture.vocab_size, width)
     for layer in range(architecture.num_layers):
         for name in ("ln_1", "ln_2"):
             tensors[f"h.{layer}.{name}.weight"] = tensors[f"h.{layer}.{name}.bias"] = (width,)
@@ -89,7 +106,7 @@ def _seeded_scale(name: str, architecture: Architecture) -> tuple[float, float]:
         return (1.0 if is_weight else 0.0), 0.1
     if name.startswith("h.") and is_weight:
         return 0.0, 1.5 / math.sqrt(architecture.hidden_size)
-    return 0.0, 0.02 if name == "wte.weight" else 0.1
+    return 0.0, 0.02 if name in ("wte.weight", "lm_head.weight") else 0.1
 
 
 def _block_vectors(architecture: Architecture, num_heads: int, num_kv_heads: int, num_columns: int) -> int:
@@ -99,9 +116,9 @@ def _block_vectors(architecture: Architecture, num_heads: int, num_kv_heads: int
 
 GPT2 = Family(
     name="gpt2",
-    model_types=frozenset({"gpt2"}),
     from_config=_from_config,
     to_config=_to_config,
+    problem=_problem,
     tensor_shapes=_tensor_shapes,
     key_prefix="transformer.",
     seeded_scale=_seeded_scale,

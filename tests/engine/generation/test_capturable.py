@@ -17,7 +17,7 @@ from gpt_parallel.engine.model.families import build
 from gpt_parallel.layout.batches import deal_lanes
 from gpt_parallel.layout.mesh import Mesh
 from gpt_parallel.layout.part import Part
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec, WorkloadSpec
 
 SHAPE = Architecture(n_layer=2, n_head=2, n_embd=32, n_inner=64, vocab_size=97, n_positions=32)

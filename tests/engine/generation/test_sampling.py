@@ -6,7 +6,7 @@ from scipy import stats
 
 from gpt_parallel.engine.generation.sampling import Sampler, _threshold, gumbel_noise, scale_of
 from gpt_parallel.layout.shards import shard_ranges
-from gpt_parallel.schema.model import Architecture
+from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import Request, SamplingSpec
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def choose_alone(spec, logits, step):
 
 def choose_sharded(spec, logits, step, tp_size, record=True):
     """Every shard's choice, run twice: once to learn what each offers, once with all the offers."""
-    parts = [shard_ranges(SHAPE, tp_size, index)[2] for index in range(tp_size)]
+    parts = [shard_ranges(SHAPE, tp_size, index)[3] for index in range(tp_size)]
     pieces = [logits[:, part.start : part.stop] for part in parts]
     offered = []
     for part, piece in zip(parts, pieces, strict=True):
@@ -82,7 +82,7 @@ def test_only_the_shard_whose_logits_are_not_finite_says_so(spec, bad, record):
 
     choices = choose_sharded(spec, logits, 0, 3, record)
 
-    owner = [50 in shard_ranges(SHAPE, 3, shard)[2] for shard in range(3)].index(True)
+    owner = [50 in shard_ranges(SHAPE, 3, shard)[3] for shard in range(3)].index(True)
     bad_rows = [(~choice.finite_check.isfinite()).nonzero().flatten().tolist() for choice in choices]
     assert bad_rows == [[3] if shard == owner else [] for shard in range(3)]
 

@@ -62,14 +62,14 @@ def test_auto_never_lets_torch_take_cudnn_on_cuda():
 def test_the_kernels_that_ran_are_told():
     q, k, v = (torch.randn(3, 2, 9, 8) for _ in range(3))
     with attention_kernel(execution("math")), noting_kernels() as noted:
-        attend(q, k, v, is_causal=True)
+        attend(q, k, v, in_prefill=True)
     assert kernels_of(noted) == AttentionKernels(prefill="math", decode=None)
 
     with noting_kernels() as noted:
-        attend(q, k, v, is_causal=True)
-        attend(q[:, :, :1], k, v)
+        attend(q, k, v, in_prefill=True)
+        attend(q[:, :, :1], k, v, in_prefill=False)
         with attention_kernel(execution("math")):
-            attend(q[:, :, :1], k, v)
+            attend(q[:, :, :1], k, v, in_prefill=False)
     assert kernels_of(noted) == AttentionKernels(prefill="flash", decode="flash+math")
 
 

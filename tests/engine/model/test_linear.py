@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gpt_parallel.engine.model.linear import ACTIVATIONS, Linear, PackedLinear, can_pack, choose_kernel
+from gpt_parallel.engine.model.activations import ACTIVATIONS
+from gpt_parallel.engine.model.linear import Linear, PackedLinear, can_pack, choose_kernel
 
 CPU = torch.device("cpu")
 LARGE, SMALL = 1 << 30, 1 << 20
