@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import family_mutants
+
 VARIABLE = "GPT_PARALLEL_TEST_MUTANT"
 SHOWN = "GPT_PARALLEL_TEST_SHOWN"
 PHASE = "GPT_PARALLEL_TEST_PHASE"
@@ -307,5 +309,6 @@ def pytest_configure():
 def main(arguments):
     from gpt_parallel.engine.process import worker
 
-    globals()[os.environ[VARIABLE]]()
+    name = os.environ[VARIABLE]
+    (globals().get(name) or getattr(family_mutants, name))()
     return worker.main(arguments)
