@@ -24,7 +24,7 @@ from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.redaction import redact_tree
 from gpt_parallel.base.untrusted_files import parse_json, read_whole
 from gpt_parallel.bench.environment import describe_machine, describe_weights
-from gpt_parallel.inputs.prompts import MAX_FILE_BYTES
+from gpt_parallel.inputs.prompt_files.read import MAX_FILE_BYTES
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.schema.frozen import Frozen
 from gpt_parallel.schema.result import RunResult

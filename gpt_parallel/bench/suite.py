@@ -20,13 +20,12 @@ from gpt_parallel.bench.verifier import VerificationError, Verifier
 from gpt_parallel.inputs.execution import resolve_execution
 from gpt_parallel.inputs.meshes import chosen_mesh
 from gpt_parallel.inputs.models import resolve_model
+from gpt_parallel.inputs.prompt_files.read import PromptFile, read_prompt_file, read_prompts
 from gpt_parallel.inputs.prompts import (
     Prompt,
     check_requests,
     make_requests,
     random_prompts,
-    read_numbered_prompts,
-    read_prompts,
     shipped_prompts,
 )
 from gpt_parallel.inputs.request_lengths import fit_new_tokens
@@ -59,8 +58,8 @@ class Suite:
         redact_log()
         self.settings = settings
         self._fault = fault
-        self.length_note: str | None = None
-        """Says that requests generate fewer tokens than `max_length`; known with the workload."""
+        self.notes: list[str] = []
+        """What the user should know of the prompts, such as keys without effect; known with the workload."""
         self.runner = Runner(settings, on_phase)
         self.verifier = Verifier(self.runner, settings.judge)
 
@@ -76,7 +75,8 @@ class Suite:
     @cached_property
     def workload(self) -> WorkloadSpec:
         settings = self.settings
-        prompts, places = self._prompts
+        file, prompts = self._prompts
+        places = file.places if file else []
         requests = make_requests(
             prompts,
             self.tokenizer.encode,
@@ -84,9 +84,12 @@ class Suite:
             prompt_tokens=settings.prompt_tokens,
             max_new_tokens=settings.max_length,
             places=places,
+            encode_chat=self.tokenizer.encode_chat,
         )
+        cut = None
         if settings.max_length is not None:  # a limit for all requests; a prompt's own max_length is never changed
-            requests, self.length_note = fit_new_tokens(requests, self.model.architecture.max_positions)
+            requests, cut = fit_new_tokens(requests, self.model.architecture.max_positions)
+            self.notes += [cut] if cut else []
         check_requests(requests, places, self.model.name, self.model.architecture)
         return WorkloadSpec(
             requests=requests,
@@ -98,26 +101,28 @@ class Suite:
                 repetition_penalty=settings.repetition_penalty,
                 seed=settings.seed,
             ),
-            source=self._prompt_source() + (f"; {self.length_note}" if self.length_note else ""),
+            source="; ".join(filter(None, (self._prompt_source(), cut))),
         )
 
     @cached_property
-    def _prompts(self) -> tuple[list[Prompt], list[str]]:
-        """The prompts, and the line of each in the user's file."""
+    def _prompts(self) -> tuple[PromptFile | None, list[Prompt]]:
+        """The user's file, if there is one, and the prompts."""
         settings = self.settings
         if settings.prompts == "random":
             count, length = settings.num_samples or 20, settings.prompt_tokens or 64
-            return random_prompts(count, length, self.model.architecture.vocab_size, settings.seed), []
+            return None, random_prompts(count, length, self.model.architecture.vocab_size, settings.seed)
         if settings.prompts == "builtin":
-            return read_prompts(shipped_prompts()), []
-        numbered = read_numbered_prompts(Path(settings.prompts))
-        return [prompt for _, prompt in numbered], [f"{settings.prompts}:{number}" for number, _ in numbered]
+            return None, read_prompts(shipped_prompts())
+        file = read_prompt_file(Path(settings.prompts))
+        self.notes += [file.note_on_ignored] if file.note_on_ignored else []
+        return file, file.prompts
 
     def _prompt_source(self) -> str:
         if self.settings.prompts == "random":
             return f"random ids (seed {self.settings.seed})"
-        name = "shipped prompts" if self.settings.prompts == "builtin" else Path(self.settings.prompts).name
-        has_text = any(prompt.prompt is not None for prompt in self._prompts[0])
+        file, prompts = self._prompts
+        name = "shipped prompts" if file is None else file.name(self.tokenizer.encode_chat is not None)
+        has_text = any(prompt.prompt is not None for prompt in prompts)
         return f"{name}, {self.tokenizer.description if has_text else 'given token ids'}"
 
     def mesh(self, strategy: str, num_gpus: int) -> MeshSpec:

@@ -1,5 +1,6 @@
-"""`gpt-parallel data`: makes prompts files of given lengths, and checks prompts files before a long run reads them."""
+"""`gpt-parallel data`: makes, checks and converts prompts files."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ from gpt_parallel.inputs.prompt_authoring import (
     make_prompts,
     write_prompts,
 )
-from gpt_parallel.inputs.prompts import DEFAULT_MAX_LENGTH
+from gpt_parallel.inputs.prompt_files.read import PromptFile, read_prompt_file
+from gpt_parallel.inputs.prompts import DEFAULT_MAX_LENGTH, shipped_prompts
 from gpt_parallel.inputs.tokenizer import Tokenizer
 from gpt_parallel.schema.model import ModelSpec
 
@@ -38,18 +40,28 @@ Examples:
   gpt-parallel data generate --num-samples 50 --prompt-tokens 256 --output prompts.jsonl
   gpt-parallel data generate --num-samples 60 --prompt-tokens 256 --benchmark --num-configs 6 --output bench.jsonl
 """
-VALIDATE_HELP = """Check a prompts file as a run would read it; report all invalid lines, or the lengths of the prompts.
+VALIDATE_HELP = """Check a prompts file as a run would read it: what was understood, or every line that cannot be run.
 
-Exit codes: 0 every line can be run, 2 some cannot, or the file cannot be read.
+Without a file, the shipped prompts are checked. Formats are recognised by their shape: JSON Lines, a JSON array,
+ShareGPT, chat messages, Alpaca, vLLM's custom format, CSV, TSV, Parquet, and plain text with a prompt on each line.
+
+Exit codes: 0 every prompt can be run, 2 some cannot, or the file cannot be read.
 
 \b
 Examples:
-  gpt-parallel data validate prompts.jsonl
-  gpt-parallel data validate prompts.jsonl --model gpt2-xl
+  gpt-parallel data validate
+  gpt-parallel data validate sharegpt.json --model gpt2-xl
+"""
+CONVERT_HELP = """Write the prompts of a file in any format as this package's JSON Lines: prompt and max_length.
+
+\b
+Examples:
+  gpt-parallel data convert sharegpt.json prompts.jsonl
+  gpt-parallel data convert questions.csv prompts.jsonl --force
 """
 _MODEL = option("--model", "Model whose tokenizer and limits apply; it is not downloaded.")
 
-app = typer.Typer(help="Make and check prompts files.", no_args_is_help=True)
+app = typer.Typer(help="Make, check and convert prompts files.", no_args_is_help=True)
 
 
 @app.command("generate", help=GENERATE_HELP)
@@ -86,20 +98,46 @@ def generate(
 
 @app.command("validate", help=VALIDATE_HELP)
 def validate(
-    file: Annotated[Path, typer.Argument(help="JSON Lines file of prompts.", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(help="File of prompts; default: the shipped ones.")] = None,
     model: Annotated[str, _MODEL] = "gpt2",
 ) -> None:
     with exit_codes():
         spec = resolve_model(model, "auto", offline=True)
         tokenizer = Tokenizer(spec)
-        contents = inspect_prompts(file, tokenizer.encode, spec.architecture, spec.name)
+        found = read_prompt_file(file or shipped_prompts())
+        _print_understood(found, tokenizer)
+        shape = spec.architecture
+        if file is None:  # presets cut the shipped prompts to the length that they measure
+            shape = shape.model_copy(update={"max_positions": sys.maxsize})
+        contents = inspect_prompts(found, tokenizer.encode, shape, spec.name, tokenizer.encode_chat)
         count, lengths = len(contents.prompt_lengths), contents.prompt_lengths
         news = sorted({min(contents.max_lengths), max(contents.max_lengths)})
-        print(plain(f"{file}: {count} prompts, all can be run with {spec.name}"))
+        print(plain(f"{file or 'shipped prompts'}: {count} prompts, all can be run with {spec.name}"))
         print(f"{contents.num_texts} texts, {count - contents.num_texts} lists of token ids; ", end="")
         print(f"max_length {'–'.join(map(str, news))}; {contents.num_repeated} repeat an earlier one")
         spread = f"shortest {min(lengths)}, median {median(lengths):g}, longest {max(lengths)} tokens"
         print(f"prompt lengths, counted {_counted_by(tokenizer, spec)}: {spread}")
+
+
+@app.command("convert", help=CONVERT_HELP)
+def convert(
+    file: Annotated[Path, typer.Argument(help="File of prompts in any format.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="JSON Lines file to write.", show_default=False)],
+    force: Annotated[bool, option("--force", "Replace an existing file.")] = False,
+) -> None:
+    with exit_codes():
+        check_outputs([output], force=force)
+        found = read_prompt_file(file)
+        _print_understood(found, None)
+        write_prompts(output, found.prompts)
+        print(plain(f"{output}: {len(found.rows)} prompts"))
+
+
+def _print_understood(found: PromptFile, tokenizer: Tokenizer | None) -> None:
+    is_templated = tokenizer is not None and tokenizer.encode_chat is not None
+    print(plain(f"read as {found.container}: {found.name(is_templated)}, {found.encoding}, {len(found.rows)} prompts"))
+    if found.note_on_ignored:
+        errors.print(f"note: {plain(found.note_on_ignored)}")
 
 
 def _check_length(prompts: PromptSet, spec: ModelSpec) -> None:

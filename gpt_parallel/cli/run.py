@@ -7,7 +7,7 @@ from typing import Annotated
 
 from gpt_parallel.base.atomic_files import write_atomically
 from gpt_parallel.base.errors import SpecError
-from gpt_parallel.base.escaping import slug
+from gpt_parallel.base.escaping import plain_lines, slug
 from gpt_parallel.base.redaction import redact
 from gpt_parallel.bench.progress import LOG_EVERY_S, CaseProgress
 from gpt_parallel.bench.suite import InjectedFaultError, Suite
@@ -61,8 +61,8 @@ def run(
         fork_server.warm_up()
         suite = Suite(settings, progress, FaultSpec.parse(inject_fault) if inject_fault else None)
         spec = _with_own_profile(suite.spec(*case), settings)
-        if suite.length_note:
-            errors.print(f"note: {suite.length_note}")
+        for note in suite.notes:
+            errors.print(f"note: {plain_lines(redact(note))}")
         progress.start(spec)
         directory = output_dir or Path("reports") / slug(spec.name)
         make_writable(directory)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from gpt_parallel.base.atomic_files import write_atomically
 from gpt_parallel.base.errors import SpecError, refuse
-from gpt_parallel.inputs.prompts import Encode, Prompt, read_numbered_prompts, read_prompts, shipped_prompts
+from gpt_parallel.inputs.prompt_files.read import PromptFile, read_prompts
+from gpt_parallel.inputs.prompts import Encode, EncodeChat, Prompt, shipped_prompts, token_ids
 from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import Request, request_problems
 
@@ -115,7 +116,7 @@ def write_prompts(path: Path, prompts: Iterable[Prompt], on_written: Callable[[]
 
     def lines() -> Iterator[str]:
         for prompt in prompts:
-            yield json.dumps(prompt.model_dump(exclude_none=True), ensure_ascii=False) + "\n"
+            yield json.dumps(prompt.model_dump(exclude_none=True, exclude={"messages"}), ensure_ascii=False) + "\n"
             on_written()
 
     try:
@@ -133,21 +134,22 @@ class Contents(NamedTuple):
     num_repeated: int
 
 
-def inspect_prompts(path: Path, encode: Encode, shape: Architecture, model: str) -> Contents:
-    """Read a file as a run with this model would. Raises SpecError with every line that cannot be run, and why."""
-    numbered = read_numbered_prompts(path)
-    encoded = [(number, prompt, list(prompt.prompt_ids or encode(prompt.prompt or ""))) for number, prompt in numbered]
+def inspect_prompts(
+    file: PromptFile, encode: Encode, shape: Architecture, model: str, encode_chat: EncodeChat | None = None
+) -> Contents:
+    """Look at a file's prompts as a run with this model would. Raises SpecError for all that cannot be run."""
+    encoded = [(place, prompt, token_ids(prompt, encode, encode_chat)) for place, prompt in file.rows]
     problems = []
-    for number, prompt, ids in encoded:
+    for place, prompt, ids in encoded:
         if ids:
             request = Request(request_id=0, prompt_ids=tuple(ids), max_new_tokens=prompt.max_length)
-            problems += [f"{path}:{number}: {problem}" for problem in request_problems(request, model, shape)]
+            problems += [f"{place}: {problem}" for problem in request_problems(request, model, shape)]
         else:
-            problems.append(f"{path}:{number}: is empty after tokenisation")
+            problems.append(f"{place}: is empty after tokenisation")
     refuse(problems)
     return Contents(
-        num_texts=sum(prompt.prompt is not None for _, prompt in numbered),
+        num_texts=sum(prompt.prompt is not None for prompt in file.prompts),
         prompt_lengths=[len(ids) for _, _, ids in encoded],
-        max_lengths=[prompt.max_length for _, prompt in numbered],
+        max_lengths=[prompt.max_length for prompt in file.prompts],
         num_repeated=len(encoded) - len({tuple(ids) for _, _, ids in encoded}),
     )

@@ -57,7 +57,8 @@ class Settings(Frozen):
     offline: bool = Field(False, description="never contact the hub; use only files on this disk")
 
     prompts: str = Field(
-        "builtin", description="builtin (20 shipped prompts), random (seeded ids) or a JSON Lines file"
+        "builtin",
+        description="builtin (20 shipped prompts), random (seeded ids) or a file: JSON Lines, JSON, CSV, Parquet, text",
     )
     num_samples: PositiveInt | None = Field(None, description="number of requests; unset: one per prompt")
     batch_size: PositiveInt = Field(4, description="requests per batch and replica")

@@ -5,7 +5,8 @@ from typing import Any
 
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.untrusted_files import read_whole
-from gpt_parallel.inputs.prompts import Encode
+from gpt_parallel.inputs.chat_template import load_chat_template
+from gpt_parallel.inputs.prompts import Encode, EncodeChat
 from gpt_parallel.schema.model import ModelSpec
 
 _MAX_TOKENIZER_BYTES = 64 << 20
@@ -16,6 +17,7 @@ class Tokenizer:
 
     def __init__(self, model: ModelSpec) -> None:
         self._tokenizer = _load_tokenizer(Path(model.directory)) if model.directory else None
+        self._render = load_chat_template(Path(model.directory)) if model.directory and self._tokenizer else None
         self.description = "model's tokenizer" if self._tokenizer else "bytes as token ids"
         if self._tokenizer is None and model.architecture.vocab_size < 256:
             self._modulus = model.architecture.vocab_size
@@ -34,6 +36,14 @@ class Tokenizer:
         if tokenizer is None:
             return lambda text: [byte % self._modulus for byte in text.encode("utf-8")]
         return lambda text: list(tokenizer.encode(text).ids)
+
+    @property
+    def encode_chat(self) -> EncodeChat | None:
+        """Tokenises chats by the model's chat template, whose text has all special tokens; None without a template."""
+        tokenizer, render = self._tokenizer, self._render
+        if tokenizer is None or render is None:
+            return None
+        return lambda messages: list(tokenizer.encode(render(messages), add_special_tokens=False).ids)
 
     def decode(self, ids: tuple[int, ...]) -> str | None:
         """The text of generated ids; None without a tokenizer."""

@@ -143,6 +143,8 @@ def _check_specs(session: pytest.Session) -> None:
 def _start_keeper(config: pytest.Config, cases: list[pytest.Item], notes: list[str]) -> None:
     """Register the session's keeper; print the notes, and others about random weights and an earlier journal."""
     from gpt_parallel.base.errors import SpecError
+    from gpt_parallel.base.escaping import plain_lines
+    from gpt_parallel.base.redaction import redact
     from gpt_parallel.base.signals import install_interrupt_handler
     from gpt_parallel.launch import fork_server
     from gpt_parallel.pytest_plugin.session_keeper import SessionKeeper, weights_notes
@@ -152,7 +154,7 @@ def _start_keeper(config: pytest.Config, cases: list[pytest.Item], notes: list[s
         notes = notes + weights_notes(suite_of(config)) + keeper.begin(cases, resume=config.getoption("gpt_resume"))
     except SpecError as error:
         raise usage_error(error.problems) from error
-    notes += [note] if (note := suite_of(config).length_note) else []
+    notes += map(plain_lines, map(redact, suite_of(config).notes))
     config.stash[KEEPER] = keeper
     config.pluginmanager.register(keeper)
     if not all(keeper.has_finished(case.nodeid) for case in cases):

@@ -11,7 +11,7 @@ from gpt_parallel.base.errors import SpecError
 from gpt_parallel.base.untrusted_files import MAX_DEPTH, parse_json, read_whole
 from gpt_parallel.bench.result_file import load_result
 from gpt_parallel.inputs.checkpoint import read_architecture
-from gpt_parallel.inputs.prompts import read_prompts
+from gpt_parallel.inputs.prompt_files.read import read_prompts
 from gpt_parallel.inputs.yaml_file import read_config
 from gpt_parallel.report.saved_run import load_run
 

@@ -67,6 +67,8 @@ def checkout(tmp_path_factory, make_tiny_checkpoint):
         shutil.copy(ROOT / name, directory)
     make_tiny_checkpoint(directory / "my-gpt2", n_head=4, vocab_size=300, n_positions=128)
     (directory / "prompts.jsonl").write_text('{"prompt": "Hello"}\n{"prompt_ids": [1, 2, 3]}\n')
+    turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hello!"}]
+    (directory / "sharegpt.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
     return directory
 
 
@@ -99,7 +101,7 @@ def fast(words):
         return [program, "ab", "--help"]  # tests/bench/test_ab.py runs it
     if rest[0] == "run":
         return [*words, *SMALL_RUN, *(() if "--model" in rest else SMALL_WORK)]
-    if rest[:2] == ["data", "generate"]:
+    if rest[:2] in (["data", "generate"], ["data", "convert"]):
         return [*words, "--force"]
     return words
 

@@ -9,7 +9,7 @@ import torch
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.engine.model.linear import can_pack
 from gpt_parallel.inputs.meshes import CUSTOM
-from gpt_parallel.inputs.prompts import read_prompts
+from gpt_parallel.inputs.prompt_files.read import read_prompts
 from gpt_parallel.inputs.settings import make_settings
 from gpt_parallel.layout.strategies import cases
 from tests.engine.model.test_parity import generate_with_transformers

@@ -16,7 +16,8 @@ from gpt_parallel.inputs.prompt_authoring import (
     make_prompts,
     write_prompts,
 )
-from gpt_parallel.inputs.prompts import Prompt, read_prompts, shipped_prompts
+from gpt_parallel.inputs.prompt_files.read import read_prompt_file, read_prompts
+from gpt_parallel.inputs.prompts import Prompt, shipped_prompts
 
 
 def as_bytes(text):
@@ -210,7 +211,7 @@ def test_validate_knows_the_models_limits(tmp_path):
     path.write_text('{"prompt_ids": [1]}\n\n{"prompt_ids": [4096]}\n' + json.dumps({"prompt": "x" * 250}))
 
     with pytest.raises(SpecError) as failure:
-        inspect_prompts(path, as_bytes, ARCHITECTURES["gpt2-nano"], "gpt2-nano")
+        inspect_prompts(read_prompt_file(path), as_bytes, ARCHITECTURES["gpt2-nano"], "gpt2-nano")
 
     first, second = failure.value.problems
     assert f"{path}:3: token id 4096 is outside gpt2-nano's vocabulary; allowed: 0 to 4095" in first
@@ -222,7 +223,7 @@ def test_validate_refuses_a_prompt_that_tokenises_to_nothing(tmp_path):
     path.write_text('{"prompt_ids": [1]}\n{"prompt": "x"}\n')
 
     with pytest.raises(SpecError, match=r"p\.jsonl:2: is empty after tokenisation"):
-        inspect_prompts(path, lambda text: [], ARCHITECTURES["gpt2"], "gpt2")
+        inspect_prompts(read_prompt_file(path), lambda text: [], ARCHITECTURES["gpt2"], "gpt2")
 
 
 def test_validate_names_the_first_of_many(tmp_path):
@@ -230,7 +231,7 @@ def test_validate_names_the_first_of_many(tmp_path):
     path.write_text('{"prompt_ids": [99999]}\n' * 50)
 
     with pytest.raises(SpecError) as failure:
-        inspect_prompts(path, as_bytes, ARCHITECTURES["gpt2"], "gpt2")
+        inspect_prompts(read_prompt_file(path), as_bytes, ARCHITECTURES["gpt2"], "gpt2")
 
     assert (len(failure.value.problems), failure.value.problems[-1]) == (21, "… and 30 more")
 
@@ -239,7 +240,7 @@ def test_validate_counts_what_is_there(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "abc"}\n{"prompt": "abc", "max_length": 3}\n{"prompt_ids": [1, 2]}\n')
 
-    contents = inspect_prompts(path, as_bytes, ARCHITECTURES["gpt2"], "gpt2")
+    contents = inspect_prompts(read_prompt_file(path), as_bytes, ARCHITECTURES["gpt2"], "gpt2")
 
     assert contents == (2, [3, 3, 2], [64, 3, 64], 1)
     output = run("validate", path).output

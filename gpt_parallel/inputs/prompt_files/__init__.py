@@ -1,0 +1,1 @@
+"""Reads prompts files of many formats, recognised by their shape."""
