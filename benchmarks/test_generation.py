@@ -1,9 +1,5 @@
-"""The main job: every strategy on every device count, each a real distributed run, verified and timed."""
+"""The main job: the cases that `gpt-parallel bench` runs too, from an installed package."""
 
-import pytest
+from gpt_parallel.pytest_plugin.benchmarks.test_generation import test_generation
 
-
-@pytest.mark.benchmark(group="generation")
-def test_generation(gpt_case, strategy, num_gpus):
-    result = gpt_case(strategy, num_gpus)
-    assert len(result.outputs) == len(result.spec.workload.requests)
+__all__ = ["test_generation"]

@@ -16,14 +16,14 @@ MAY_IMPORT = {
     "base": (),
     "schema": ("base.errors",),
     "layout": ("schema", "base.errors", "base.suggestions"),
-    "engine": ("schema", "layout", "base.atomic_files", "base.host", "version"),
+    "engine": ("schema", "layout", "base.atomic_files", "base.host", "base.warning_filters", "version"),
     "judge": ("schema", "engine.pipe", "engine.process.worker", "engine.model.random_weights"),
     "launch": ("schema", "layout", "base", "version"),
     "inputs": ("schema", "layout", "launch.devices", "launch.cluster.command", "base"),
     "report": ("schema", "base"),
     "bench": ("schema", "layout", "launch", "inputs", "report", "base", "version"),
     "pytest_plugin": ("schema", "layout", "launch", "inputs", "report", "bench", "base", "version"),
-    "cli": ("schema", "layout", "launch", "inputs", "report", "bench", "base", "version"),
+    "cli": ("schema", "layout", "launch", "inputs", "report", "bench", "pytest_plugin.bench", "base", "version"),
 }
 HAVE_TORCH = ("engine", "judge")
 

@@ -7,7 +7,7 @@ import typer
 
 from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
 from gpt_parallel.base.terminal import use_stand_ins
-from gpt_parallel.cli import ab, data, gate, report, run, worker
+from gpt_parallel.cli import ab, bench, data, gate, report, run, worker
 from gpt_parallel.cli.common import takes_settings
 from gpt_parallel.cli.doctor import command as doctor_command
 from gpt_parallel.inputs.option_aliases import with_bare_values
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"token_normalize_func": _with_hyphens},  # --num_gpus is --num-gpus, in every command
 )
 app.command("run", help=run.HELP)(takes_settings(run.run, without=("launches", "batch_sizes")))
+app.command("bench", help=bench.HELP, context_settings={"ignore_unknown_options": True})(bench.bench)
 app.command("doctor", help=doctor_command.HELP)(takes_settings(doctor_command.doctor))
 app.command("report", help=report.HELP)(report.report)
 app.command("ab", help=ab.HELP)(ab.ab)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpt_parallel.base.warning_filters import printed_warnings
 from gpt_parallel.pytest_plugin.state import (
     keeper_of,
     progress_of,
@@ -79,6 +80,7 @@ def gpt_case(
     from gpt_parallel.bench.verifier import VerificationError
     from gpt_parallel.launch.failure import LaunchError
 
+    @printed_warnings()
     def run(strategy: str, num_gpus: int) -> "RunResult":
         refuse_parallel_timing(request.config)
         refuse_foreign_fixture(benchmark)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpt_parallel.base.warning_filters import printed_warnings
 from gpt_parallel.pytest_plugin.benchmark_options import check_comparison
 from gpt_parallel.pytest_plugin.fixtures import gpt_batch_size as gpt_batch_size
 from gpt_parallel.pytest_plugin.fixtures import gpt_case as gpt_case
@@ -117,6 +118,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     _start_keeper(config, [item for item in cases if not item.get_closest_marker("skip")], notes)
 
 
+@printed_warnings()
 def _check_specs(session: pytest.Session) -> None:
     from gpt_parallel.base.errors import SpecError
     from gpt_parallel.launch import fork_server

@@ -11,6 +11,7 @@ import pytest
 from gpt_parallel.base.errors import SpecError, why_no_directory
 from gpt_parallel.base.redaction import redact, redact_tree
 from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
+from gpt_parallel.base.warning_filters import printed_warnings
 from gpt_parallel.bench.journal import Finished, Journal, JournalError, make_header
 from gpt_parallel.bench.session_record import FILE_NAME, SessionRecord
 from gpt_parallel.bench.suite import Suite
@@ -174,6 +175,7 @@ class SessionKeeper:
                 self.record.discard(item.nodeid)
                 self.record.add_not_reached(item.nodeid, item.name, ended_by.replace("stopping", "stopped", 1))
 
+    @printed_warnings()
     def _write_report(self) -> bool:
         """Write the report, if any case was timed or failed; False if it could not be written."""
         if self._directory is None:

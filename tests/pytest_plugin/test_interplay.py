@@ -179,14 +179,41 @@ def test_a_benchmark_fixture_of_another_plugin_is_named(tmp_path):
     ) in done.stdout
 
 
+LOUD = """
+import warnings
+from gpt_parallel.bench.session_record import SessionRecord
+from gpt_parallel.bench.suite import Suite
+
+def make_loud(owner, name):
+    def loud(*arguments, **named):
+        warnings.warn(f"{name}: use something newer", FutureWarning, stacklevel=1)
+        return quiet(*arguments, **named)
+
+    quiet = getattr(owner, name)
+    setattr(owner, name, loud)
+
+for owner, name in ((Suite, "spec"), (Suite, "run"), (SessionRecord, "write_report")):
+    make_loud(owner, name)
+"""
+
+
 def test_warnings_may_be_errors(tmp_path):
-    """In a cold process, whose imports may warn too, and in its ranks."""
-    command = benchmarks(tmp_path / "r", "--gpt-num-gpus", "2", "-k", "tensor", "-W", "error")
-    variables = environment(PYTHONWARNINGS="error", GPT_PARALLEL_CACHE=str(tmp_path / "cache"))
+    """In a cold process, whose imports may warn too, and in its ranks; those of the user's own test are errors."""
+    (tmp_path / "loud.py").write_text(LOUD)
+    own = tmp_path / "test_own.py"
+    own.write_text("import warnings\n\ndef test_own():\n    warnings.warn('mine')\n")
+    command = benchmarks(tmp_path / "r", own, "--gpt-num-gpus", "2", "-k", "tensor or own", "-W", "error", "-p", "loud")
+    variables = environment(
+        **{VARIABLE: "warn_while_loading", "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        **{"PYTHONWARNINGS": "error", "GPT_PARALLEL_CACHE": str(tmp_path / "cache")},
+    )
+    command += ["-p", "tests.support.mutants"]
 
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=200)
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "::test_own - UserWarning: mine" in done.stdout
+    assert report(tmp_path / "r")[0] == ["test_generation[tensor_data_hybrid-2gpu]"]
 
 
 def test_a_finished_session_of_other_settings_leaves_nothing_to_resume(tmp_path):

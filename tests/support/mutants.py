@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 from tests.support import family_mutants
@@ -139,6 +140,18 @@ def raise_on_rank_1_while_loading():
 
     if _only_rank_1_of_several():
         rank.load = broken
+
+
+def warn_while_loading():
+    """As other packages do when they are imported or used for the first time."""
+    from gpt_parallel.engine import rank
+
+    def loud(*arguments):
+        warnings.warn("use something newer", FutureWarning, stacklevel=1)
+        return load(*arguments)
+
+    load = rank.load
+    rank.load = loud
 
 
 def print_environment_and_fail_with_a_token():

@@ -18,6 +18,7 @@ from typing import IO, Any
 import psutil
 
 from gpt_parallel.base.host import clock_id, keep_alive, pid_space
+from gpt_parallel.base.warning_filters import print_warnings
 from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.engine.process.title import show_as, title_of
 from gpt_parallel.engine.process.worker import end_with_parent
@@ -60,6 +61,7 @@ class _Line:
 
 def main(arguments: list[str]) -> int:
     address, run = arguments
+    print_warnings()
     end_with_parent()
     try:
         line = _Line(address)

@@ -17,11 +17,13 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
+from gpt_parallel.base.warning_filters import print_warnings
 from gpt_parallel.engine.process.title import show_as
 
 
 def main(arguments: list[str]) -> int:
     (descriptor,) = map(int, arguments)
+    print_warnings()
     importlib.import_module("gpt_parallel.engine.job")
     gc.collect()
     gc.freeze()  # a rank's garbage collections skip these objects and do not copy their pages

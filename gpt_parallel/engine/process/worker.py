@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt_parallel.base.warning_filters import print_warnings
 from gpt_parallel.engine.pipe import StatusPipe
 from gpt_parallel.engine.process.title import show_as, title_of
 
@@ -31,6 +32,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(arguments: list[str], run: "Run | None" = None) -> int:
     """Run the rank's job and deliver its report. `run` replaces the engine's job function."""
     os.umask(0o077)  # for the files of the run
+    print_warnings()
     directory, descriptor, parent, *cores = arguments
     end_with_parent()
     if os.getppid() != int(parent):
