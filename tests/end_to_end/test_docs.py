@@ -63,12 +63,14 @@ def checkout(tmp_path_factory, make_tiny_checkpoint):
         shutil.copytree(
             ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__", "test_*" * (name == "tests"))
         )
-    for name in ("conftest.py", "pytest.ini"):
+    for name in ("conftest.py", "pytest.ini", ".gitignore"):
         shutil.copy(ROOT / name, directory)
     make_tiny_checkpoint(directory / "my-gpt2", n_head=4, vocab_size=300, n_positions=128)
     (directory / "prompts.jsonl").write_text('{"prompt": "Hello"}\n{"prompt_ids": [1, 2, 3]}\n')
     turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hello!"}]
     (directory / "sharegpt.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
+    for words in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *words], cwd=directory, check=True, timeout=60)
     return directory
 
 
@@ -97,6 +99,8 @@ def fast(words):
             return [*words, "--collect-only", "-q"]  # tests/end_to_end/test_interrupted_sessions.py resumes
         report = () if len(rest) == 1 else ("--gpt-no-report",)  # charts take longer than a small case
         return [*words, *preset, *chosen, *report, "--gpt-num-iterations", "1", "--gpt-device", "cpu"]
+    if rest[0] == "bench":
+        return [*words, "--collect-only", "-q"]  # tests/cli/test_bench.py runs it
     if rest[0] == "ab":
         return [program, "ab", "--help"]  # tests/bench/test_ab.py runs it
     if rest[0] == "run":
@@ -130,6 +134,9 @@ def test_every_command_works(section, checkout):
         run = run_cold if is_first else warm.run
         done = run(command, cwd=checkout, env=environment(PYTHONDONTWRITEBYTECODE="1"))
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+        status = subprocess.run(["git", "status", "--short"], cwd=checkout, capture_output=True, text=True, check=True)
+        left = [line for line in status.stdout.splitlines() if line.startswith("??")]
+        assert left == [], f"{shlex.join(command)} leaves files that .gitignore does not name"
 
 
 def run_cold(command, *, cwd, env):
