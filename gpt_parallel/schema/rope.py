@@ -69,7 +69,7 @@ class Rope(Frozen):
         given = {name: getattr(self, name) for names in _PARAMETERS[self.kind] for name in names}
         fields = {name: value for name, value in given.items() if value is not None}
         if self.rotary_size != head_size:
-            fields["partial_rotary_factor"] = self.rotary_size / head_size
+            fields["partial_rotary_factor"] = (self.rotary_size + 0.5) / head_size  # of which the whole number counts
         return {"rope_type": self.kind, "rope_theta": self.theta, **fields}
 
 

@@ -36,6 +36,15 @@ FORMS = {
         "max_window_layers": 1,
     },
     "qwen3": {"model_type": "qwen3"},
+    "neox": {"model_type": "gpt_neox", "rotary_pct": lambda choose, sizes: _even_part(choose, sizes)},
+    "neox-sequential": {"model_type": "gpt_neox", "use_parallel_residual": False, "rotary_pct": 1.0},
+    "neox-tied": {
+        "model_type": "gpt_neox",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "rotary_pct": 0.5,
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+    },
     "qwen3-window": {
         "model_type": "qwen3",
         "attention_bias": True,
@@ -52,7 +61,7 @@ def random_config(form, seed):
     """A config.json of odd sizes, with at least three layers and three heads."""
     choose = random.Random(f"{form}/{seed}")
     given = FORMS[form]
-    sizes = _gpt2_sizes(choose) if given["model_type"] == "gpt2" else _rotary_sizes(choose, given["model_type"])
+    sizes = _SIZES.get(given["model_type"], _rotary_sizes)(choose)
     own = {key: value(choose, sizes) if callable(value) else value for key, value in given.items()}
     return {**sizes, **own}
 
@@ -65,7 +74,7 @@ def _gpt2_sizes(choose):
     return {"n_layer": choose.randint(3, 5), "n_head": heads, "n_embd": width, **positions}
 
 
-def _rotary_sizes(choose, kind):
+def _rotary_sizes(choose):
     groups, size = choose.choice([(1, 3), (1, 5), (2, 2), (2, 3), (3, 1), (3, 2), (5, 1), (4, 2)])
     heads = groups * size
     sizes = {
@@ -79,9 +88,33 @@ def _rotary_sizes(choose, kind):
         "max_position_embeddings": 48,
         "rms_norm_eps": choose.choice([1e-5, 1e-6]),
     }
-    if kind == "qwen2":  # it has no field for the size of a head
-        sizes["head_dim"] = sizes["hidden_size"] // heads
     return sizes
+
+
+def _qwen2_sizes(choose):
+    """It has no field for the size of a head."""
+    sizes = _rotary_sizes(choose)
+    return {**sizes, "head_dim": sizes["hidden_size"] // sizes["num_attention_heads"]}
+
+
+def _neox_sizes(choose):
+    heads = choose.randint(3, 7)
+    return {
+        "num_hidden_layers": choose.randint(3, 5),
+        "num_attention_heads": heads,
+        "hidden_size": heads * choose.choice([4, 8, 12, 16]),
+        "intermediate_size": choose.randint(20, 150),
+        "vocab_size": choose.randint(50, 250),
+        "max_position_embeddings": 48,
+    }
+
+
+def _even_part(choose, sizes):
+    size = sizes["hidden_size"] // sizes["num_attention_heads"]
+    return choose.choice(range(2, size + 1, 2)) / size
+
+
+_SIZES = {"gpt2": _gpt2_sizes, "qwen2": _qwen2_sizes, "gpt_neox": _neox_sizes}
 
 
 def save_model(config, directory, seed=0):
