@@ -51,7 +51,7 @@ def test_bare_and_sharded_checkpoints(tiny_checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "opt"}, "model_type is 'opt'; only gpt2, llama, mistral, qwen2, qwen3"),
+        ({"model_type": "opt"}, "model_type is 'opt'; only gpt2, gpt_neox, llama, mistral, qwen2, qwen3"),
         ({"scale_attn_by_inverse_layer_idx": 1}, "scale_attn_by_inverse_layer_idx = 1 is neither true nor false"),
         ({"add_cross_attention": True}, "add_cross_attention = True is not supported; only False is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: quantised weights are not supported"),

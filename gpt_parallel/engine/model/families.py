@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from gpt_parallel.engine.model.gpt2 import GPT2
+from gpt_parallel.engine.model.gpt_neox import GPTNeoX
 from gpt_parallel.engine.model.interface import DecoderPart, Reduce
 from gpt_parallel.engine.model.llama import Llama
 from gpt_parallel.layout.part import Part
@@ -12,6 +13,7 @@ from gpt_parallel.schema.architecture import Architecture
 
 MODELS: dict[str, Callable[[Architecture, Part, torch.dtype, torch.device, Reduce | None], DecoderPart]] = {
     "gpt2": GPT2,
+    "gpt_neox": GPTNeoX,
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Llama),
 }
 

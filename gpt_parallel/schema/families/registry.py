@@ -8,9 +8,10 @@ from gpt_parallel.base.errors import SpecError, quoted
 from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.families.family import Family, Shapes
 from gpt_parallel.schema.families.gpt2 import GPT2
+from gpt_parallel.schema.families.gpt_neox import GPT_NEOX
 from gpt_parallel.schema.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3)}
 
 
 def family_of(architecture: Architecture) -> Family:
