@@ -56,6 +56,7 @@ def _layout(result: RunResult) -> dict[str, Any]:
         "pp": spec.mesh.pp,
         "dp": spec.mesh.dp,
         "tp": spec.mesh.tp,
+        "kv_copies": max((each.kv_copies for each in held), default=1),
         "device": execution.device,
         "backend": execution.backend,
         "linear": held[0].linear if held else None,

@@ -122,6 +122,11 @@ def captions(cases: Sequence[CaseSummary]) -> list[str]:
         lines.append(f"{_OVERSUBSCRIBED} oversubscribed: more ranks than devices, correct but not a measure of scaling")
     if any(case.degenerate for case in cases):
         lines.append(f"{_DEGENERATE} degenerate: the same mesh as an earlier strategy")
+    copied = {f"tp{case.tp}": case.kv_copies for case in cases if case.kv_copies > 1}
+    lines += [
+        f"{mesh}: more shards than key and value heads; up to {copies} hold a copy of one, counted in their bytes"
+        for mesh, copies in copied.items()
+    ]
     if any(case.shared for case in cases):
         lines.append(f"{_SHARED} shared: another run of gpt_parallel used the same devices, slower than alone")
     lines += [f"{NOT_REPEATABLE} {why}" for why in dict.fromkeys(c.why_not_repeatable for c in cases) if why]

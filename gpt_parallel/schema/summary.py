@@ -41,7 +41,7 @@ class _Row(Frozen):
     Everything but `launches` is flat. Times are medians over launches; `_mean`, `_p90`, `_p95` and `_p99` are over the
     pooled samples, `_samples` of them, and null where there are too few for the percentile. `judge` proved the
     single-device run; `repeatable` is false if a timed round of any launch chose other tokens than its recorded pass;
-    `attention_…` are the kernels that ran.
+    `attention_…` are the kernels that ran; `kv_copies` is the number of shards that hold a key and value head, at most.
 
     There is a field for each row of `METRICS` too; `telemetry.py` has their meanings. They are medians over launches;
     of a launch's ranks or GPUs the mean is taken, the largest of memory and temperature, the sum of power and energy.
@@ -58,6 +58,7 @@ class _Row(Frozen):
     pp: PositiveCount
     dp: PositiveCount
     tp: PositiveCount
+    kv_copies: PositiveCount = 1
     device: str
     device_name: str
     backend: str

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from gpt_parallel.bench.suite import Suite
+from gpt_parallel.bench.summarise import summarise
+from gpt_parallel.inputs.meshes import CUSTOM
 from gpt_parallel.inputs.settings import make_settings
+from gpt_parallel.report.tables import render_table
 from tests.support import family_mutants, mutants, warm
 from tests.support.forms import LLAMA3
 from tests.support.paths import ROOT
@@ -25,6 +28,10 @@ MODELS = {
     "mistral": {**SIZES, "model_type": "mistral", "sliding_window": 9},
     "qwen2": {**SIZES, "model_type": "qwen2"},
     "qwen3": {**SIZES, "model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
+    "gpt_neox": {
+        **{key: value for key, value in SIZES.items() if key != "num_key_value_heads"},
+        **{"model_type": "gpt_neox", "rotary_pct": 0.25},
+    },
     "gpt2": {
         **{"model_type": "gpt2", "n_layer": 3, "n_head": 3, "n_embd": 48, "vocab_size": 300, "n_positions": 64},
         "scale_attn_by_inverse_layer_idx": True,
@@ -47,6 +54,8 @@ MISTAKES = [
     (family_mutants.rotate_before_the_norms_of_queries_and_keys, "qwen3", "float32"),
     (family_mutants.forget_the_bias_of_queries_and_keys, "qwen2", "float32"),
     (family_mutants.scale_all_layers_alike, "gpt2", "float32"),
+    (family_mutants.let_the_mlp_read_what_attention_wrote, "gpt_neox", "float32"),
+    (family_mutants.rotate_one_position_late_in_decode, "gpt_neox", "bfloat16"),
 ]
 WORK = {"prompt_tokens": 20, "max_length": 8, "num_samples": 4, "batch_size": 2}
 
@@ -88,3 +97,19 @@ def test_without_the_mistake_they_pass(directory, model, dtype):
 
     for strategy, num_gpus in (("tensor_data_hybrid", 2), ("full_model_parallel", 4)):
         assert suite.run(suite.spec(strategy, num_gpus), timed=False).verification.passed
+
+
+def test_more_shards_than_key_and_value_heads_are_told_and_counted(directory):
+    given = {**WORK, "model": directory("qwen3"), "weights": "random", "device": "cpu", "tensor_parallel_size": 5}
+    suite = Suite(make_settings("smoke", given))
+
+    result = suite.run(suite.spec(CUSTOM, 5), timed=False)
+
+    assert result.verification.status == "exact"
+    held = [rank.holding for rank in result.ranks]
+    assert [(each.num_heads, each.num_kv_heads, each.kv_copies) for each in held] == [*[(1, 1, 2)] * 4, (2, 1, 1)]
+    # Of 16 numbers in 3 layers for 2 × 28 positions: keys and values of one head on each rank.
+    assert {each.kv_cache_bytes for each in held} == {4 * 3 * 2 * 28 * 2 * 16}
+    assert "tp5: more shards than key and value heads; up to 2 hold a copy of one" in render_table(
+        [summarise([result])]
+    )

@@ -119,3 +119,14 @@ def scale_all_layers_alike():
 
     scale = gpt2._scale
     gpt2._scale = lambda architecture, layer: scale(architecture, 0)
+
+
+def let_the_mlp_read_what_attention_wrote():
+    from gpt_parallel.engine.model import gpt_neox
+
+    def in_turn(self, *arguments):
+        make(self, *arguments)
+        self._is_parallel = False
+
+    make = gpt_neox.Block.__init__
+    gpt_neox.Block.__init__ = in_turn
