@@ -5,12 +5,30 @@ import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
+from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gpt_parallel.base.suggestions import did_you_mean
 
+HelpTopic = Literal[
+    "gpu",
+    "memory",
+    "timeout",
+    "model",
+    "start",
+    "permissions",
+    "utilisation",
+    "strategy",
+    "figures",
+    "unstable",
+    "production",
+    "models",
+    "own-strategy",
+    "data",
+    "logs",
+]
 MAX_PROBLEMS = 20  # mistakes listed per file; the others are only counted
 
 
@@ -70,6 +88,11 @@ def _in_words(item: ErrorDetails) -> str:
     if item["type"] == "literal_error":
         message += did_you_mean(item["input"], re.findall("'([^']*)'", item["ctx"]["expected"]))
     return message
+
+
+def see(topic: HelpTopic) -> str:
+    """The end of a message that has a section in docs/troubleshooting.md."""
+    return f" (see: gpt-parallel help {topic})"
 
 
 def refuse(problems: list[str]) -> None:

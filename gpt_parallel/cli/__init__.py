@@ -8,6 +8,7 @@ import typer
 from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
 from gpt_parallel.base.terminal import use_stand_ins
 from gpt_parallel.cli import ab, bench, data, gate, report, run, worker
+from gpt_parallel.cli import help as help_command
 from gpt_parallel.cli.common import takes_settings
 from gpt_parallel.cli.doctor import command as doctor_command
 from gpt_parallel.inputs.option_aliases import with_bare_values
@@ -32,6 +33,7 @@ app.command("gate", help=gate.HELP)(gate.gate)
 app.command("join", help=worker.JOIN_HELP)(worker.join)
 app.command("worker", help=worker.WORKER_HELP, hidden=True)(worker.worker)
 app.add_typer(data.app, name="data")
+app.command("help", help=help_command.HELP)(help_command.show_help)
 
 
 def _print_version(is_requested: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gpt_parallel.base.errors import SpecError, why_no_directory
+from gpt_parallel.base.errors import SpecError, see, why_no_directory
 from gpt_parallel.base.escaping import plain_lines
 from gpt_parallel.base.redaction import redact
 from gpt_parallel.base.signals import ignore_interrupts_until_exit
@@ -145,7 +145,9 @@ def make_writable(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise SpecError(f"output directory {directory}: cannot be written ({why_no_directory(error)})") from error
+        raise SpecError(
+            f"output directory {directory}: cannot be written ({why_no_directory(error)}){see('permissions')}"
+        ) from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import platform
 import sys
 from typing import Literal
 
-from gpt_parallel.base.errors import SpecError
+from gpt_parallel.base.errors import SpecError, see
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.launch.cluster.command import parse_launcher
 from gpt_parallel.launch.devices import available_cores, cuda_devices
@@ -23,7 +23,7 @@ def resolve_device(settings: Settings) -> str:
     if settings.device == "cuda" and not cuda_devices():
         raise SpecError(
             "device is 'cuda', but no CUDA GPU is usable here (no NVIDIA driver, no visible GPU, or a CPU build of "
-            "torch); use device 'cpu', or check nvidia-smi and CUDA_VISIBLE_DEVICES"
+            "torch); use device 'cpu', or check nvidia-smi and CUDA_VISIBLE_DEVICES" + see("gpu")
         )
     return settings.device
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from gpt_parallel.base.errors import SpecError, quoted
+from gpt_parallel.base.errors import SpecError, quoted, see
 from gpt_parallel.inputs.checkpoint import inspect_checkpoint, read_architecture, weight_files
 from gpt_parallel.inputs.model_directory import describe_file
 from gpt_parallel.schema.architecture import Architecture
@@ -178,7 +178,7 @@ def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
     if not known and (name.startswith(("/", ".", "~")) or name.count("/") != 1):
         raise SpecError(
             f"model {quoted(name)}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
-            "or hub id such as 'owner/name'"
+            "or hub id such as 'owner/name'" + see("model")
         )
     cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
     if cached is not None or (known and weights in ("random", "auto")):
@@ -223,13 +223,17 @@ def _is_complete(directory: Path) -> bool:
 
 
 def _download(repository: str, name: str, offline: bool) -> Path:
-    remedy = f"pass a local directory, or use weights 'random' to run {name}'s architecture without them"
+    remedy = f"pass a local directory, or use weights 'random' to run {name}'s architecture without them{see('model')}"
     if offline:
-        raise SpecError(f"model {name!r}: weights are not on this disk, and offline forbids a download; {remedy}")
+        raise SpecError(
+            f"model {name!r}: weights are not on this disk, and offline forbids a download; {remedy}{see('model')}"
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
     except Exception as error:  # the hub client raises many kinds; all mean the same to the user
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SpecError(f"model {name!r}: could not be fetched from the hub ({reason}); {remedy}") from error
+        raise SpecError(
+            f"model {name!r}: could not be fetched from the hub ({reason}); {remedy}{see('model')}"
+        ) from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_parallel.base.atomic_files import write_atomically
+from gpt_parallel.base.errors import see
 from gpt_parallel.base.escaping import slug
 from gpt_parallel.base.redaction import redact
 from gpt_parallel.launch.watch import WatchedRank
@@ -32,7 +33,7 @@ def failure(ranks: Sequence[WatchedRank], spec: RunSpec) -> LaunchError:
     if cause.error is None or not _NO_MEMORY.search(cause.error["error"]):
         return LaunchError(head + details)
     needed = f"\nthe largest rank needs about {gib(rank_bytes(spec))} for its weights, cache and process"
-    remedy = "; use a smaller batch, shorter prompts, or more devices per replica"
+    remedy = "; use a smaller batch, shorter prompts, or more devices per replica" + see("memory")
     return LaunchError(f"out of memory: {head}{needed}{remedy}{details}")
 
 
@@ -53,8 +54,8 @@ def _describe(rank: WatchedRank) -> tuple[str, str]:
     if code is not None and code < 0:
         number = -code
         name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-        hint = "; out-of-memory killer?" if number == signal.SIGKILL else ""
-        head = f"{rank.title} killed by signal {number} ({name}{hint}) in phase {rank.phase!r}"
+        hint, topic = ("; out-of-memory killer?", see("memory")) if number == signal.SIGKILL else ("", "")
+        head = f"{rank.title} killed by signal {number} ({name}{hint}) in phase {rank.phase!r}{topic}"
         return head, _log_tail(rank)
     if rank.error is not None:
         head = f"{rank.title} failed in phase {rank.error['phase']!r}: {rank.error['error']}"
@@ -72,7 +73,8 @@ def missed_deadline(ranks: Sequence[WatchedRank], timeout_s: float) -> LaunchErr
         f"\n\n{rank.title}, most recent call first:\n{_indented(rank.stacks, 120)}" for rank in ranks if rank.stacks
     )
     return LaunchError(
-        f"the run did not finish within {timeout_s:g} s: {where} (allow more time with the timeout option){stacks}"
+        f"the run did not finish within {timeout_s:g} s: {where} (allow more time with the timeout option)"
+        f"{see('timeout')}{stacks}"
     )
 
 

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
+from gpt_parallel.base.errors import see
+
 SERVER = "gpt_parallel.engine.process.fork_server"
 AVAILABLE = sys.platform == "linux"
 
@@ -193,7 +195,10 @@ class _Server:
         if code < 0:
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
         printed = "".join(f"\n  {line}" for line in self._log_lines()[-20:])
-        return f"the process that starts ranks (pid {self.pid}) {how}; the next run starts a new one" + printed
+        return (
+            f"the process that starts ranks (pid {self.pid}) {how}; the next run starts a new one{see('start')}"
+            + printed
+        )
 
     def _log_lines(self) -> list[str]:
         if self._log.closed:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_parallel.base.errors import SpecError, why_no_directory
+from gpt_parallel.base.errors import SpecError, see, why_no_directory
 from gpt_parallel.base.redaction import redact, redact_tree
 from gpt_parallel.base.signals import ignore_interrupts_until_exit, install_interrupt_handler
 from gpt_parallel.base.warning_filters import printed_warnings
@@ -58,7 +58,7 @@ class SessionKeeper:
         except OSError as error:
             raise SpecError(
                 f"report directory {self._directory}: cannot be made ({why_no_directory(error)}); "
-                "use another with --gpt-report DIR"
+                "use another with --gpt-report DIR" + see("permissions")
             ) from error
         self._journal = Journal(path, make_header(self._settings), resume=resume, keep_as=kept)
         notes = []

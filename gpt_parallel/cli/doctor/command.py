@@ -109,6 +109,7 @@ def _print(facts: Facts, cases: Sequence[Feasibility], findings: Sequence[Findin
     console.print(
         f"\nThe job ({plain(redact(settings.model))}, batch {settings.batch_sizes or settings.batch_size}) {can}"
     )
+    console.print("gpt-parallel help goes from symptoms to remedies.")
 
 
 def _indented(text: str) -> str:
