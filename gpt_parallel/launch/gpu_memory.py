@@ -76,7 +76,8 @@ def needs(spec: RunSpec) -> list[Need]:
     prompt pass, at the widest point of a layer or of the head, and libraries:
 
     - a layer's MLP: three of N × D (its input, the stream, the norm) and two of N × F (before and after the
-      activation); or its attention: two of N × D, and query, key, value and result of the heads;
+      activation), four with a gate (it, what it gates, the activated one, the product); or its attention: two of N × D,
+      and query, key, value and result of the heads;
     - the head: N × D, and logits B × V in float32 with their magnitudes, which the recorded pass takes;
     - a CUDA context with the kernels in use: 200 MiB, the least of the 200 to 700 MiB that users of torch report
       (pytorch/pytorch issues 28113, 107667 and 109888);
@@ -108,7 +109,8 @@ def _work_bytes(batch: Batch, architecture: Architecture, part: Part, item: int)
     num_rows, width = len(batch.requests), architecture.hidden_size
     tokens = num_rows * batch.prompt_length
     heads = (len(part.heads) + len(part.kv_heads)) * architecture.head_size
-    layer = item * tokens * max(3 * width + 2 * len(part.mlp_columns), 2 * width + 2 * heads)
+    inner = (4 if architecture.gated_mlp else 2) * len(part.mlp_columns)
+    layer = item * tokens * max(3 * width + inner, 2 * width + 2 * heads)
     head = item * tokens * width + 8 * num_rows * len(part.vocabulary) if part.has_head else 0
     return max(layer, head)
 

@@ -56,7 +56,7 @@ def mean_window(workload: WorkloadSpec, limit: int | None = None) -> float:
     if limit is None:
         return fmean(len(request.prompt_ids) + request.max_new_tokens / 2 for request in workload.requests)
     return fmean(
-        fmean(min(len(request.prompt_ids) + step, limit) for step in range(request.max_new_tokens + 1))
+        fmean(min(len(request.prompt_ids) + step, limit) for step in range(1, max(request.max_new_tokens, 2)))
         for request in workload.requests
     )
 

@@ -252,19 +252,23 @@ def test_weights_and_caches_are_what_ranks_report(make_suite, tmp_path, mesh, nu
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_counted_of_a_prompt_pass_is_there_in_a_real_one(seed, dtype):
+def test_what_is_counted_of_a_prompt_pass_is_there_in_a_real_one(seed, family, dtype):
     """Measured on a CPU, whose kernels hold no less than what is counted."""
     choose = random.Random(seed)
     width, vocabulary = choose.choice([32, 64]), choose.choice([97, 20000])
-    shape = Architecture(
-        n_layer=choose.randint(1, 3),
-        n_head=4,
-        n_embd=width,
-        n_inner=choose.choice([1, 4]) * width,
-        vocab_size=vocabulary,
-        n_positions=256,
-    )
+    sizes = {
+        "num_layers": choose.randint(1, 3),
+        "num_heads": 4,
+        "hidden_size": width,
+        "mlp_size": choose.choice([1, 4]) * width,
+        "vocab_size": vocabulary,
+        "max_positions": 256,
+    }
+    if family == "llama":
+        sizes |= {"family": family, "num_kv_heads": 2, "gated_mlp": True, "rope": {"rotary_size": width // 4}}
+    shape = Architecture.model_validate(sizes)
     spec = run_spec(
         model=ModelSpec(name="any", architecture=shape, weights="random"),
         workload=workload(choose.randint(1, 8), 8, choose.choice([2, 200]), 1),

@@ -1,17 +1,23 @@
 """Bytes, operations and shares of a peak, against sums made by hand or by counting another way."""
 
+from functools import partial
+from statistics import fmean
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gpt_parallel.bench.efficiency import efficiency
 from gpt_parallel.engine.model.families import build
-from gpt_parallel.engine.model.kv_cache import KVCache, Step
+from gpt_parallel.engine.model.interface import allocate_cache, num_bytes
+from gpt_parallel.engine.model.kv_cache import Step
 from gpt_parallel.inputs.models import ARCHITECTURES
 from gpt_parallel.layout.cost import bytes_per_step, flop_per_round, messages_per_step, num_lanes
-from gpt_parallel.layout.part import Part
+from gpt_parallel.layout.part import part_at
 from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.model import ModelSpec
-from gpt_parallel.schema.result import CollectiveCount, Figures
+from gpt_parallel.schema.result import CollectiveCount, Figures, Holding
 from gpt_parallel.schema.run import MeshSpec, Request, WorkloadSpec
 from gpt_parallel.schema.telemetry import PeakRates
 from tests.support.factories import rank_report, run_spec
@@ -37,26 +43,106 @@ def peaks(num_bytes=None, flop=None):
     return PeakRates(method="reading", bytes_per_s=num_bytes, flop_per_s=flop, unavailable=missing)
 
 
-def test_operations_are_those_that_torch_counts():
-    """One request: its prompt in one pass, then token by token, as torch's own counter sees the products."""
+SIZES = {"num_layers": 3, "num_heads": 4, "hidden_size": 24, "mlp_size": 40, "vocab_size": 50, "max_positions": 32}
+ROTARY = {**SIZES, "num_kv_heads": 2, "gated_mlp": True, "rope": {"rotary_size": 6}}
+SHAPES = {
+    "gpt2": TINY,
+    "gpt2-untied": Architecture(**SIZES, tied_head=False),
+    "llama": Architecture(**ROTARY, family="llama", tied_head=False),
+    "mistral": Architecture(**ROTARY, family="mistral", sliding_window=5, sliding_layers=(0, 1, 2)),
+    "qwen2": Architecture(**ROTARY, family="qwen2", sliding_window=9, sliding_layers=(2,), switches=("qkv_bias",)),
+    "qwen3": Architecture(**{**ROTARY, "hidden_size": 20, "head_size": 6}, family="qwen3", switches=("qk_norm",)),
+    "gpt_neox": Architecture(**SIZES, family="gpt_neox", rope={"rotary_size": 2}, switches=("parallel_residual",)),
+}
+PROMPT, NEW = 7, 4
+
+
+def steps_of(architecture, tp_size=1, shard=0):
+    """Calls for one request: its prompt in one pass, then token by token. With the model and its cache."""
+    part = part_at(architecture, shard, tp_size, range(architecture.num_layers))
+    model = build(architecture, part, reduce=lambda x: x)
+    for parameter, _ in model.parameters():
+        parameter.fill_(0.01)
+    cache = allocate_cache(model, 1, PROMPT + NEW)
+
+    def take(index):
+        step = Step(False, 1, PROMPT) if index == 0 else Step(True, 1, PROMPT + index, PROMPT + index - 1)
+        tokens = torch.zeros(1, PROMPT, dtype=torch.long) if index == 0 else torch.zeros(1, dtype=torch.long)
+        model.head(model.blocks(model.embed(tokens, step), cache, step)[-1:])
+
+    return [partial(take, index) for index in range(NEW)], model, cache
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_operations_are_those_that_torch_counts(name):
+    """As torch's own counter sees the products."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    prompt, new = 7, 4
-    model = build(TINY, Part.whole(TINY))
-    for parameter, _ in model.parameters():
-        parameter.fill_(0.01)
-    cache = KVCache(3, 1, 2, prompt + new, 8, torch.float32, torch.device("cpu"))
+    shape = SHAPES[name]
+    steps, _, _ = steps_of(shape)
     # Of attention's kernels it knows the one that is made of plain products.
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for index in range(new):
-            step = Step(False, 1, prompt) if index == 0 else Step(True, 1, prompt + index, prompt + index - 1)
-            tokens = torch.zeros(1, prompt, dtype=torch.long) if index == 0 else torch.zeros(1, dtype=torch.long)
-            model.head(model.blocks(model.embed(tokens, step), cache, step)[-1:])
-    # That one computes the upper triangle of a causal prompt, too.
-    skipped = 4 * 16 * 3 * (prompt * prompt - prompt * (prompt + 1) / 2)
+        for take in steps:
+            take()
+    # That one computes what the mask of a prompt hides, too.
+    windows = [shape.window_of(layer) or PROMPT for layer in range(shape.num_layers)]
+    hidden = sum(PROMPT - min(position + 1, window) for window in windows for position in range(PROMPT))
+    skipped = 4 * shape.num_heads * shape.head_size * hidden
 
-    assert flop_per_round(spec_of(TINY, (prompt, new))) == counter.get_total_flops() - skipped
+    assert flop_per_round(spec_of(shape, (PROMPT, NEW))) == counter.get_total_flops() - skipped
+
+
+_aten = torch.ops.aten
+
+
+class Reading(TorchDispatchMode):
+    """Counts the bytes of weights and of the cache that operations take, but for tables that are looked up."""
+
+    def __init__(self, model, cache):
+        super().__init__()
+        self.num_bytes, self._seen = 0, set()
+        owners = [*(parameter.target for parameter in model.parameters()), cache._data]
+        self._own = {tensor.untyped_storage().data_ptr() for tensor in owners}
+        if hasattr(model, "positions"):
+            self._own.remove(model.positions.weight.untyped_storage().data_ptr())
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        reads = not (operation.is_view or operation in (_aten.copy_.default, _aten.index_select.default))
+        for tensor in filter(torch.is_tensor, tree_leaves(args) if reads else ()):
+            key = (tensor.data_ptr(), tensor.numel())
+            if tensor.untyped_storage().data_ptr() in self._own and key not in self._seen:
+                self._seen.add(key)
+                self.num_bytes += tensor.nbytes
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("tp_size", [1, 2, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_bytes_of_a_decode_step_are_those_that_are_read(name, tp_size):
+    """For each shard, the mean over the steps of one request."""
+    shape = SHAPES[name]
+    if tp_size > shape.num_heads:
+        pytest.skip("fewer heads than shards")
+    spec = spec_of(shape, (PROMPT, NEW), mesh=MeshSpec(tp=tp_size))
+    for shard in range(tp_size):
+        steps, model, cache = steps_of(shape, tp_size, shard)
+        counted = []
+        with torch.inference_mode():
+            steps[0]()
+            for take in steps[1:]:
+                with Reading(model, cache) as reading:
+                    take()
+                counted.append(reading.num_bytes)
+        size, part = num_bytes(model.parameters()), model.part
+        held = Holding(layers=(0, 3), num_heads=len(part.heads), num_kv_heads=len(part.kv_heads), parameter_bytes=size)
+        rank = rank_report(shard, shard=shard).model_copy(update={"holding": held})
+
+        rows = len(part.vocabulary)  # of a tied head the formula takes the mean of all shards
+        uneven = 4 * (shape.hidden_size * rows - shape.hidden_size * shape.vocab_size // tp_size)
+        tied = uneven if shape.tied_head else 0
+        assert bytes_per_step(spec, rank) + tied == pytest.approx(fmean(counted))
+        assert size == 4 * part.num_weights(shape)
 
 
 def test_a_whole_gpt2_reads_its_weights_but_for_the_positions():
