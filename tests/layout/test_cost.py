@@ -139,7 +139,7 @@ def test_bytes_of_a_decode_step_are_those_that_are_read(name, tp_size):
         rank = rank_report(shard, shard=shard).model_copy(update={"holding": held})
 
         rows = len(part.vocabulary)  # of a tied head the formula takes the mean of all shards
-        uneven = 4 * (shape.hidden_size * rows - shape.hidden_size * shape.vocab_size // tp_size)
+        uneven = 4 * shape.hidden_size * rows - 4 * shape.hidden_size * shape.vocab_size // tp_size
         tied = uneven if shape.tied_head else 0
         assert bytes_per_step(spec, rank) + tied == pytest.approx(fmean(counted))
         assert size == 4 * part.num_weights(shape)
