@@ -100,6 +100,8 @@ _HUB_FILES = [
     "model-*.safetensors",
     "model.safetensors.index.json",
     "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
     "vocab.json",
     "merges.txt",
 ]

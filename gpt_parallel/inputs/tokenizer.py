@@ -1,4 +1,4 @@
-"""A model's tokenizer: its own byte-level BPE if its files are on disk, else UTF-8 bytes as token ids."""
+"""A model's tokenizer: its own if its files are on disk, else UTF-8 bytes as token ids."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ _MAX_TOKENIZER_BYTES = 64 << 20
 
 
 class Tokenizer:
-    """A model's own byte-level BPE tokenizer if its files are on disk, else UTF-8 bytes as ids."""
+    """A model's own tokenizer if its files are on disk (`tokenizer.json`, or GPT-2's pair), else UTF-8 bytes as ids."""
 
     def __init__(self, model: ModelSpec) -> None:
-        self._tokenizer = _load_tokenizer(Path(model.directory)) if model.directory else None
+        directory = Path(model.directory) if model.directory else None
+        self._tokenizer = _load_tokenizer(directory, model.architecture.family) if directory else None
         self._render = load_chat_template(Path(model.directory)) if model.directory and self._tokenizer else None
         self.description = "model's tokenizer" if self._tokenizer else "bytes as token ids"
         if self._tokenizer is None and model.architecture.vocab_size < 256:
@@ -24,6 +25,10 @@ class Tokenizer:
             self.description += f" modulo {self._modulus}"
         else:
             self._modulus = 256
+        if self._tokenizer is None and directory and (directory / "tokenizer.model").exists():
+            self.description += (
+                " (tokenizer.model is not read; transformers' save_pretrained makes tokenizer.json of it)"
+            )
 
     @property
     def is_own(self) -> bool:
@@ -50,7 +55,7 @@ class Tokenizer:
         return None if self._tokenizer is None else str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def _load_tokenizer(directory: Path) -> Any:
+def _load_tokenizer(directory: Path, family: str) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from tokenizers import Tokenizer as FastTokenizer
 
@@ -58,7 +63,7 @@ def _load_tokenizer(directory: Path) -> Any:
     try:
         if fast.exists():
             return FastTokenizer.from_buffer(read_whole(fast, _MAX_TOKENIZER_BYTES, "tokenizer"))
-        if all(path.exists() for path in pair):
+        if family == "gpt2" and all(path.exists() for path in pair):  # others split text otherwise
             for path in pair:
                 read_whole(path, _MAX_TOKENIZER_BYTES, "tokenizer")
             return ByteLevelBPETokenizer(*map(str, pair))

@@ -568,3 +568,22 @@ def test_a_tokenizer_on_disk_is_used(tiny_checkpoint):
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(SpecError, match="tokenizer's files cannot be read"):
         Tokenizer(resolve_model(str(directory), "auto"))
+
+
+def test_a_tokenizer_of_another_family_is_its_own_file(tmp_path):
+    """Only GPT-2 splits text as its pair of files implies; and a model may know more ids than its tokenizer."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    model = resolve_model("llama-nano", "random").model_copy(update={"directory": str(tmp_path)})
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(["low lower lowest"], vocab_size=270, show_progress=False)
+    trained.save_model(str(tmp_path))
+    (tmp_path / "tokenizer.model").write_bytes(b"of sentencepiece")
+    assert Tokenizer(model).description.startswith("bytes as token ids (tokenizer.model is not read; ")
+
+    trained.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(model)
+
+    assert tokenizer.description == "model's tokenizer"
+    ids = tokenizer.encode("lowest")
+    assert tokenizer.decode((*ids, 4095)) == "lowest"

@@ -66,7 +66,7 @@ class Threads:
         return received
 
 
-def generate(model, workload, pp=1, dp=1, tp=1, *, dtype="float32", linear="plain"):
+def generate(model, workload, pp=1, dp=1, tp=1, *, dtype="float32", linear="plain", capture=None):
     """The tokens of all requests by their ids, as a mesh generates them on CPU."""
     sizes = MeshSpec(pp=pp, dp=dp, tp=tp)
     spec = RunSpec(
@@ -78,14 +78,14 @@ def generate(model, workload, pp=1, dp=1, tp=1, *, dtype="float32", linear="plai
     )
     wires = Wires(sizes)
     with ThreadPoolExecutor(sizes.size) as pool:
-        ranks = [pool.submit(_run, spec, Mesh(sizes, rank), wires, linear) for rank in range(sizes.size)]
+        ranks = [pool.submit(_run, spec, Mesh(sizes, rank), wires, linear, capture) for rank in range(sizes.size)]
     tokens = {}
     for rank in ranks:
         tokens |= rank.result()
     return tokens
 
 
-def _run(spec, mesh, wires, linear):
+def _run(spec, mesh, wires, linear, capture):
     try:
         with torch.inference_mode():
             collectives = Collectives(mesh, Threads(mesh, wires))
@@ -98,7 +98,8 @@ def _run(spec, mesh, wires, linear):
                 *(spec.workload.sampling, architecture, model.part.vocabulary, collectives, spec.mesh.tp),
                 torch.device("cpu"),
             )
-            events = list(Generator(model, mesh, collectives, sampler, deal_lanes(spec.workload, mesh)).run())
+            lanes = deal_lanes(spec.workload, mesh)
+            events = list(Generator(model, mesh, collectives, sampler, lanes, capture).run())
             chosen = [event for event in events if event.choice is not None]
             return tokens_by_request(chosen) if mesh.is_last_stage and mesh.shard == 0 else {}
     except BaseException:

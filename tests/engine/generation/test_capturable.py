@@ -21,6 +21,21 @@ from gpt_parallel.schema.architecture import Architecture
 from gpt_parallel.schema.run import MeshSpec, Request, SamplingSpec, WorkloadSpec
 
 SHAPE = Architecture(n_layer=2, n_head=2, n_embd=32, n_inner=64, vocab_size=97, n_positions=32)
+ROTARY = {
+    **{"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "hidden_size": 32, "mlp_size": 64, "vocab_size": 97},
+    **{"max_positions": 32, "gated_mlp": True, "rope": {"rotary_size": 8}},
+}
+OTHERS = {
+    "llama": Architecture(**ROTARY, family="llama", switches=("mlp_bias",)),
+    "qwen3": Architecture(
+        **ROTARY, family="qwen3", switches=("qk_norm",), sliding_window=3, sliding_layers=(1,), tied_head=False
+    ),
+    "gpt_neox": Architecture(
+        **{**ROTARY, "num_kv_heads": 4, "gated_mlp": False, "rope": {"rotary_size": 2}},
+        family="gpt_neox",
+        switches=("parallel_residual",),
+    ),
+}
 DEVICE = torch.device("meta")
 SAMPLINGS = {
     "greedy": SamplingSpec(),
@@ -72,7 +87,7 @@ def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def capture_steps(sampling, lengths, mark=None):
+def capture_steps(sampling, lengths, mark=None, shape=SHAPE):
     """Two decode steps of a batch by captured graphs, the first of which is captured; with another `mark` if given."""
     requests = tuple(Request(request_id=i, prompt_ids=(1,) * n, max_new_tokens=3) for i, n in enumerate(lengths))
     workload = WorkloadSpec(requests=requests, batch_size=len(requests), sampling=sampling)
@@ -88,8 +103,8 @@ def capture_steps(sampling, lengths, mark=None):
         return lambda: captured[-1]
 
     with torch.inference_mode():
-        model = build(SHAPE, Part.whole(SHAPE), torch.bfloat16, DEVICE)
-        sampler = Sampler(sampling, SHAPE, range(SHAPE.vocab_size), collectives, 1, DEVICE)
+        model = build(shape, Part.whole(shape), torch.bfloat16, DEVICE)
+        sampler = Sampler(sampling, shape, range(shape.vocab_size), collectives, 1, DEVICE)
         generator = Generator(model, mesh, collectives, sampler, deal_lanes(workload, mesh), capture)
         assert isinstance(generator._lanes[0].graphs, DecodeGraphs)
         events = list(generator.run(record=True))
@@ -101,6 +116,12 @@ def capture_steps(sampling, lengths, mark=None):
 @pytest.mark.parametrize("lengths", [(4, 4), (2, 6), (5,)], ids=["equal", "unequal", "one"])
 def test_a_decode_step_can_be_captured_with_every_sampling_option(sampling, lengths):
     assert len(capture_steps(sampling, lengths)) == 1
+
+
+@pytest.mark.parametrize("shape", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("lengths", [(4, 4), (2, 6)], ids=["equal", "unequal"])
+def test_a_decode_step_of_every_family_can_be_captured(shape, lengths):
+    assert len(capture_steps(SamplingSpec(), lengths, shape=shape)) == 1
 
 
 def _assign(seen, tokens):
