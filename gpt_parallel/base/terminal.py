@@ -4,6 +4,7 @@ import codecs
 import sys
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TextIO
 
 # One character for one wherever the character stands in a table.
@@ -67,4 +68,5 @@ def use_stand_ins(streams: Iterable[TextIO | None] = ()) -> None:
     """
     for stream in (sys.stdout, sys.stderr, *streams):
         if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors=_NAME)
+            with suppress(OSError, ValueError):  # a terminal opened for reading too, or a closed stream
+                reconfigure(errors=_NAME)

@@ -54,8 +54,8 @@ def _describe(rank: WatchedRank) -> tuple[str, str]:
     if code is not None and code < 0:
         number = -code
         name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-        hint, topic = ("; out-of-memory killer?", see("memory")) if number == signal.SIGKILL else ("", "")
-        head = f"{rank.title} killed by signal {number} ({name}{hint}) in phase {rank.phase!r}{topic}"
+        hint = "; out-of-memory killer?" if number == signal.SIGKILL else ""
+        head = f"{rank.title} killed by signal {number} ({name}{hint}) in phase {rank.phase!r}"
         return head, _log_tail(rank)
     if rank.error is not None:
         head = f"{rank.title} failed in phase {rank.error['phase']!r}: {rank.error['error']}"

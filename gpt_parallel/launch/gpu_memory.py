@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from gpt_parallel.base.errors import SpecError, see
+from gpt_parallel.base.errors import SpecError
 from gpt_parallel.launch.devices import cuda_devices, open_nvml
 from gpt_parallel.layout.batches import Batch, deal_lanes
 from gpt_parallel.layout.cost import gib
@@ -64,9 +64,7 @@ def check_gpu_memory(job: Job) -> None:
         return
     gpus = _read_gpus()
     if gpus and (overfull := _overfull(job.spec, gpus)):
-        raise SpecError(
-            f"{_title(job.spec)} does not fit: {'; '.join(overfull)}. {_advice(job.spec, gpus)}{see('memory')}"
-        )
+        raise SpecError(f"{_title(job.spec)} does not fit: {'; '.join(overfull)}. {_advice(job.spec, gpus)}")
 
 
 def needs(spec: RunSpec) -> list[Need]:

@@ -85,8 +85,13 @@ def to_frame(runs: Sequence[SavedRun]) -> pd.DataFrame:
     for run in runs:
         single, transformers = single_device_cases(run), transformers_cases(run)
         rows += [_row(run, case, single, transformers) for case in run.cases]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in COLUMNS})
     return frame.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FLAGS, "boolean"))
+
+
+def _column(values: list[object]) -> "pd.Series[object]":
+    """A column; texts stay Python's, as pyarrow's cannot hold all that a file's name may have."""
+    return pd.Series(values, dtype=object if any(isinstance(value, str) for value in values) else None)
 
 
 def single_device_cases(run: SavedRun) -> dict[str, CaseSummary]:

@@ -111,7 +111,7 @@ LLAMA = {**PLAIN, "family": "llama", "gated_mlp": True, "rope": {"rotary_size": 
         ),
         ({**PLAIN, "gated_mlp": True}, "gated_mlp: family 'gpt2' computes False only"),
         ({**PLAIN, "rope": {"rotary_size": 64}}, "rope: family 'gpt2' has none"),
-        ({**PLAIN, "family": "gpt3"}, "family: 'gpt3' is not known; allowed: gpt2, llama, "),
+        ({**PLAIN, "family": "gpt3"}, "family: 'gpt3' is not known; allowed: gpt2, gpt_neox, llama"),
         ({**LLAMA, "rope": None}, "rope: family 'llama' needs one"),
         ({**LLAMA, "rope": {"rotary_size": 64}}, "rope: family 'llama' rotates whole heads"),
         ({**LLAMA, "switches": ["qkv_bias"]}, "switches: family 'llama' has all or none of qkv_bias, output_bias"),

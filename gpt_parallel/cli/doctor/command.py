@@ -104,12 +104,12 @@ def _print(facts: Facts, cases: Sequence[Feasibility], findings: Sequence[Findin
     for model in facts.models:
         missing = "no files" if model.has_weights else "no trained weights exist; random ones are used"
         console.print(f"  {model.name:12}  {plain(model.problem or model.directory or missing)}")
+    console.print("\ngpt-parallel help goes from symptoms to remedies.")
     problems = sum(finding.level == "problem" for finding in findings)
     can = "can run here." if not problems else f"cannot run here: {problems} problem(s), marked FAIL above."
     console.print(
         f"\nThe job ({plain(redact(settings.model))}, batch {settings.batch_sizes or settings.batch_size}) {can}"
     )
-    console.print("gpt-parallel help goes from symptoms to remedies.")
 
 
 def _indented(text: str) -> str:
