@@ -82,7 +82,9 @@ ARCHITECTURES = {
     "qwen3-0.6b": _qwen3(28, 16, 8, 1024, 3072),
     "qwen3-8b": _qwen3(36, 32, 8, 4096, 12_288, tie_word_embeddings=False),
 }
-# Repositories a known name may have been downloaded from, the current one first. Models named nano have no weights.
+# Models whose trained weights are files of this package: `benchmarks/train_nano.py` made them.
+_SHIPPED = {"gpt2-nano": Path(__file__).parent / "data" / "gpt2-nano"}
+# Repositories a known name may have been downloaded from, the current one first. The other nano models have no weights.
 _REPOSITORIES: dict[str, tuple[str, ...]] = {
     "gpt2": ("openai-community/gpt2", "gpt2"),
     "gpt2-medium": ("openai-community/gpt2-medium", "gpt2-medium"),
@@ -132,7 +134,7 @@ def register_model(
 
 def has_published_weights(name: str) -> bool:
     """Whether there are trained weights of a known model anywhere."""
-    return name in _REPOSITORIES
+    return name in _REPOSITORIES or name in _SHIPPED
 
 
 def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool = False) -> ModelSpec:
@@ -182,6 +184,8 @@ def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
             f"model {quoted(name)}: no such directory, and not a known model ({', '.join(ARCHITECTURES)}) "
             "or hub id such as 'owner/name'" + see("model")
         )
+    if name in _SHIPPED:
+        return None if weights == "random" else _SHIPPED[name]
     cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
     if cached is not None or (known and weights in ("random", "auto")):
         return cached

@@ -492,7 +492,7 @@ def test_resolving_names_directories_and_weights(tiny_checkpoint):
     stored = resolve_model(str(directory), "auto")
     assert (stored.weights, stored.directory) == ("checkpoint", str(directory))
     assert resolve_model(str(directory), "random", 7).weights_origin == "random (seed 7)"
-    assert resolve_model("gpt2-nano", "auto").weights == "random"
+    assert resolve_model("qwen3-nano", "auto").weights == "random"
     assert resolve_model("gpt2-xl", "random").architecture.num_heads == 25
 
 
@@ -502,7 +502,7 @@ def test_resolving_names_directories_and_weights(tiny_checkpoint):
         ("gpt3", "random", False, "'gpt3': no such directory, and not a known model \\(gpt2, gpt2-medium"),
         ("./absent", "random", False, "no such directory"),
         ("gpt2", "checkpoint", True, "not on this disk, and offline forbids a download; .* use weights 'random'"),
-        ("gpt2-nano", "checkpoint", False, "'gpt2-nano' has no trained weights"),
+        ("qwen3-nano", "checkpoint", False, "'qwen3-nano' has no trained weights"),
         ("nobody/nothing", "checkpoint", False, "could not be fetched from the hub"),
     ],
 )
