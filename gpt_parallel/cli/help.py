@@ -53,9 +53,4 @@ def show_help(
 
 def _plain(text: str) -> str:
     """Markdown as it reads well in a terminal: links by their names only."""
-    return (
-        re.sub(r"\[([^]]+)\]\(([^)]+)\)", r"\1 (docs/\2)", text)
-        .replace("**", "")
-        .replace("*Symptom:*", "Symptom:")
-        .replace("*症状：*", "症状：")
-    )
+    return re.sub(r"\[([^]]+)\]\(([^)]+)\)", r"\1 (docs/\2)", text).replace("**", "").replace("*", "")

@@ -134,7 +134,7 @@ def register_model(
 
 def has_published_weights(name: str) -> bool:
     """Whether there are trained weights of a known model anywhere."""
-    return name in _REPOSITORIES or name in _SHIPPED
+    return name in _REPOSITORIES
 
 
 def resolve_model(name: str, weights: Weights, seed: int = 0, *, offline: bool = False) -> ModelSpec:
@@ -185,7 +185,7 @@ def _find_directory(name: str, weights: Weights, offline: bool) -> Path | None:
             "or hub id such as 'owner/name'" + see("model")
         )
     if name in _SHIPPED:
-        return None if weights == "random" else _SHIPPED[name]
+        return _SHIPPED[name] if weights == "checkpoint" else None  # auto is random: it shows more mistakes
     cached = _cached(_REPOSITORIES.get(name, () if known else (name,)))
     if cached is not None or (known and weights in ("random", "auto")):
         return cached

@@ -66,7 +66,7 @@ def test_traces_of_a_run_that_failed_are_redacted_too(monkeypatch, tmp_path, err
 
 
 @pytest.mark.parametrize(
-    ("line", "told"), [('{"prompt_ids": [1, 2]}', "given token ids"), ('{"prompt": "a"}', "model's tokenizer")]
+    ("line", "told"), [('{"prompt_ids": [1, 2]}', "given token ids"), ('{"prompt": "a"}', "bytes as token ids")]
 )
 def test_the_caption_says_what_prompts_were(tmp_path, line, told):
     prompts = tmp_path / "p.jsonl"

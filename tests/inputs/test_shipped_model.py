@@ -14,13 +14,17 @@ DIRECTORY = ROOT / "gpt_parallel" / "inputs" / "data" / "gpt2-nano"
 PROMPTS = ("And the king said", "Once the water boils,", "The ferry to the island leaves at dawn, when")
 
 
-@pytest.mark.parametrize("weights", ["auto", "checkpoint"])
+@pytest.mark.parametrize("weights", ["checkpoint"])
 def test_it_is_found_without_a_network(weights):
     model = resolve_model("gpt2-nano", weights, offline=True)
 
     assert (model.name, model.weights, model.directory) == ("gpt2-nano", "checkpoint", str(DIRECTORY))
     assert model.architecture == read_architecture(DIRECTORY) == ARCHITECTURES["gpt2-nano"]
     assert Tokenizer(model).description == "model's tokenizer"
+
+
+def test_auto_stays_random():
+    assert resolve_model("gpt2-nano", "auto").weights == "random"
 
 
 def test_random_weights_stay():

@@ -85,7 +85,7 @@ def test_json_has_the_ranks_own_times_and_the_figures(saved_run):
     for bench, num_gpus in zip(benches, (1, 2), strict=True):
         info, stats = bench["extra_info"], bench["stats"]
         assert (info["strategy"], info["num_gpus"], info["verified"]) == ("pure_data_parallel", num_gpus, "exact")
-        assert info["weights"].startswith("checkpoint")
+        assert info["weights"] == "random (seed 0)"
         assert stats["rounds"] == info["rounds"] == 3
         assert info["throughput_tok_s"] == pytest.approx(info["output_tokens"] / stats["median"])
         # Launching takes a second and more; none of it is in the timing.
@@ -124,7 +124,7 @@ def test_terminal_ends_with_the_table(saved_run):
     for heading in ("strategy", "devices", "mesh", "tokens/s", "speed-up", "efficiency", "TTFT", "TPOT", "verified"):
         assert heading in table
     assert "1.00×" in table
-    assert "weights: checkpoint" in table
+    assert "weights: random (seed 0)" in table
     assert "2 passed" in table.splitlines()[-1]
 
 
@@ -176,7 +176,7 @@ def test_benchmark_disable_verifies_only():
     done = run_pytest("--gpt-preset", "smoke", "-k", "1gpu", "--benchmark-disable")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "weights: random" not in done.stdout
+    assert "gpt_parallel: weights: random (seed 0), because gpt2-nano has no trained ones\n" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("pure_data_parallel"))
     assert row.split()[3:] == ["–", "–", "–", "–", "–", "exact"]
 
