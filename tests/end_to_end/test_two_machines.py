@@ -19,6 +19,12 @@ TORCHRUN = "torchrun --nnodes=2 --nproc-per-node={} --rdzv-backend=c10d --rdzv-e
 COMMAND = [sys.executable, "-m", "gpt_parallel"]
 
 
+def is_titled_rank(words):
+    """Whether a command line is a rank's title; the test process has a server of ranks of its own."""
+    title = " ".join(words)
+    return title.startswith(TITLE) and " rank " in title.removeprefix(TITLE)
+
+
 class Session:
     """A session on machine "one" that machine "two" joins."""
 
@@ -46,7 +52,7 @@ class Session:
         for process in psutil.process_iter():
             try:
                 is_rank = "gpt_parallel.engine.process.cluster_worker" in (words := process.cmdline())
-                if (is_rank or "".join(words).startswith(TITLE)) and process.environ().get(MARK) == os.environ[MARK]:
+                if (is_rank or is_titled_rank(words)) and process.environ().get(MARK) == os.environ[MARK]:
                     found.append(process)
             except psutil.Error:
                 continue
