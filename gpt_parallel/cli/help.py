@@ -52,5 +52,6 @@ def show_help(
 
 
 def _plain(text: str) -> str:
-    """Markdown as it reads well in a terminal: links by their names only."""
-    return re.sub(r"\[([^]]+)\]\(([^)]+)\)", r"\1 (docs/\2)", text).replace("**", "").replace("*", "")
+    """Markdown as it reads well in a terminal: without the marks of emphasis, links with their files."""
+    text = re.sub(r"\[([^]]+)\]\(([^)]+)\)", r"\1 (docs/\2)", text)
+    return re.sub(r"(?<!`)(\*{1,2})([^*`\n]+)\1(?!`)", r"\2", text)

@@ -132,8 +132,13 @@ def register_model(
         _REPOSITORIES[name] = repositories
 
 
+def shipped_weights(name: str) -> Path | None:
+    """The directory of trained weights that come with this package; only weights "checkpoint" takes them."""
+    return _SHIPPED.get(name)
+
+
 def has_published_weights(name: str) -> bool:
-    """Whether there are trained weights of a known model anywhere."""
+    """Whether trained weights of a known model can be downloaded."""
     return name in _REPOSITORIES
 
 

@@ -17,7 +17,7 @@ from gpt_parallel.bench.session_record import FILE_NAME, SessionRecord
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.bench.summarise import summarise
 from gpt_parallel.inputs.cases import notes_on_missing_cases
-from gpt_parallel.inputs.models import has_published_weights
+from gpt_parallel.inputs.models import has_published_weights, shipped_weights
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.pytest_plugin.items import is_case
 from gpt_parallel.report.saved_run import ReportError
@@ -235,6 +235,8 @@ def weights_notes(suite: Suite) -> list[str]:
     if suite.settings.weights != "auto" or suite.model.weights != "random":
         return []
     name, origin = suite.model.name, f"weights: {suite.model.weights_origin}"
+    if shipped_weights(name):
+        return [f"{origin}; --gpt-weights checkpoint takes the trained ones of {name}"]
     if not has_published_weights(name):
         return [f"{origin}, because {name} has no trained ones"]
     return [f"{origin}, because those of {name} are not on this disk; --gpt-weights checkpoint downloads them"]

@@ -47,6 +47,11 @@ def test_the_topics_are_listed_and_printed(language):
     assert "--batch-size 2" in one.stdout
     assert "](" not in one.stdout
 
+    figures = run("figures", "--lang", language).stdout
+    assert "`*`" in figures, "a mark is no emphasis"
+    assert "**" not in figures
+    assert "Symptom: `out" in one.stdout or language != "en"
+
     assert run("all", "--lang", language).stdout.count("====") >= 15
 
 

@@ -9,6 +9,7 @@ from gpt_parallel.base.errors import SpecError
 from gpt_parallel.bench.suite import Suite
 from gpt_parallel.cli import app
 from gpt_parallel.inputs.prompt_files import parquet as parquet_module
+from gpt_parallel.inputs.prompt_files import read as read_module
 from gpt_parallel.inputs.prompt_files.read import read_prompt_file
 from gpt_parallel.inputs.settings import make_settings
 
@@ -289,3 +290,12 @@ def test_a_file_that_cannot_be_converted_leaves_nothing(write, tmp_path):
 
     assert done.exit_code == 2
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", ["0\n", "x\n", '{"prompt": "a"}\n'])
+def test_the_number_of_rows_is_bounded_whatever_they_are(write, content, monkeypatch):
+    monkeypatch.setattr(read_module, "MAX_SAMPLES", 100)
+
+    assert len(read_module.read_prompt_file(write("p.txt", '{"prompt": "a"}\n' * 100)).rows) == 100
+    with pytest.raises(SpecError, match="more than 100 prompts, the most allowed"):
+        read_module.read_prompt_file(write("p.jsonl", content * 101))

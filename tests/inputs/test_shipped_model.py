@@ -44,7 +44,7 @@ def test_files_are_those_that_the_script_wrote():
 
 
 def test_it_writes_words():
-    """Words that the tokenizer has whole, as the text's frequent ones; random weights write a fifth of such at most."""
+    """Words that the tokenizer has whole, as the text's frequent ones."""
     import torch
     from transformers import GPT2LMHeadModel
 

@@ -176,7 +176,10 @@ def test_benchmark_disable_verifies_only():
     done = run_pytest("--gpt-preset", "smoke", "-k", "1gpu", "--benchmark-disable")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "gpt_parallel: weights: random (seed 0), because gpt2-nano has no trained ones\n" in done.stdout
+    assert (
+        "gpt_parallel: weights: random (seed 0); --gpt-weights checkpoint takes the trained ones of gpt2-nano\n"
+        in done.stdout
+    )
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("pure_data_parallel"))
     assert row.split()[3:] == ["–", "–", "–", "–", "–", "exact"]
 

@@ -8,7 +8,7 @@ from gpt_parallel.cli.doctor.cases import Feasibility
 from gpt_parallel.cli.doctor.facts import DirectoryFacts, Facts, ModelFacts, SelfTest
 from gpt_parallel.cli.doctor.findings import Finding, note, ok, problem, warning
 from gpt_parallel.cli.doctor.gpu_checks import check_gpus
-from gpt_parallel.inputs.models import ARCHITECTURES, has_published_weights
+from gpt_parallel.inputs.models import ARCHITECTURES, has_published_weights, shipped_weights
 from gpt_parallel.inputs.settings import Settings
 from gpt_parallel.layout.cost import gib
 from gpt_parallel.schema.families.registry import tensor_shapes
@@ -109,6 +109,8 @@ def _known_model(model: ModelFacts, facts: Facts, settings: Settings) -> Finding
     remedy = "use --weights random, or --model with a local directory"
     if model.problem is not None:
         return problem("model", f"{model.name}: {model.problem}", remedy)
+    if settings.weights == "auto" and shipped_weights(model.name):
+        return ok("model", f"{model.name}: weights are random (seeded); --weights checkpoint takes the trained ones")
     if model.directory is not None:
         return ok("model", f"{model.name}: {model.directory}")
     if settings.weights == "auto":

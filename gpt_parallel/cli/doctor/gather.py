@@ -11,7 +11,7 @@ from pathlib import Path
 from gpt_parallel.base.errors import SpecError
 from gpt_parallel.cli.doctor.facts import DirectoryFacts, Facts, ModelFacts, TorchFacts
 from gpt_parallel.cli.doctor.gather_gpus import gather_gpus
-from gpt_parallel.inputs.models import ARCHITECTURES, has_published_weights, resolve_model
+from gpt_parallel.inputs.models import ARCHITECTURES, has_published_weights, resolve_model, shipped_weights
 from gpt_parallel.launch.devices import available_cores, cpu_name
 from gpt_parallel.launch.torch_build import torch_build
 from gpt_parallel.version import __version__
@@ -96,6 +96,8 @@ def gather_directory(path: Path) -> DirectoryFacts:
 
 
 def gather_model(name: str) -> ModelFacts:
+    if directory := shipped_weights(name):
+        return ModelFacts(name=name, directory=str(directory))
     if not has_published_weights(name):
         return ModelFacts(name=name, has_weights=False)
     try:

@@ -89,9 +89,9 @@ def _document(path: Path, content: bytes, lines: list[bytes]) -> Rows | None:
 
 
 def _json_lines(path: Path, content: bytes) -> Iterator[Row]:
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(io.BytesIO(content), start=1):
         if line.strip():
-            yield Row(f"{path}:{number}", _parsed(line))
+            yield Row(f"{path}:{number}", _parsed(line.removesuffix(b"\n")))
 
 
 def _parsed(line: bytes) -> Any:
@@ -109,10 +109,10 @@ def _text_lines(path: Path, content: bytes) -> Iterator[Row]:
             f"prompts file {path}: looks like binary data (byte {match.start() + 1}); allowed are JSON Lines, JSON, "
             "CSV, TSV, Parquet, and plain text with a prompt on each line"
         )
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(io.BytesIO(content), start=1):
         if not line.strip():
             continue
-        place = f"{path}:{number}"
+        place, line = f"{path}:{number}", line.removesuffix(b"\n")
         if len(line) > MAX_LINE_BYTES:
             yield Row(place, SpecError(f"a line of {len(line)} bytes; allowed: at most {MAX_LINE_BYTES}"))
             continue

@@ -88,7 +88,9 @@ def _collect(path: Path, found: Rows, encoding: str) -> PromptFile:
     problems: list[str] = []
     forms: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
-    for row in found.rows:
+    for number, row in enumerate(found.rows, start=1):
+        if number > MAX_SAMPLES:
+            raise SpecError(f"prompts file {path}: more than {MAX_SAMPLES} prompts, the most allowed")
         try:
             prompt, form, keys = _prompt(row)
         except SpecError as error:
@@ -98,8 +100,6 @@ def _collect(path: Path, found: Rows, encoding: str) -> PromptFile:
         forms[form] += 1
         if len(ignored) < 1000:
             ignored.update(keys)
-        if len(rows) > MAX_SAMPLES:
-            raise SpecError(f"prompts file {path}: more than {MAX_SAMPLES} prompts, the most allowed")
     refuse(problems)
     if not rows:
         raise SpecError(

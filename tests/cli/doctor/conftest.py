@@ -53,7 +53,7 @@ def facts():
             "temporary": DirectoryFacts(path="/tmp", free_bytes=50 * GIB),
             "output": DirectoryFacts(path="reports/latest", free_bytes=50 * GIB),
             "cache": DirectoryFacts(path="/home/me/.cache", free_bytes=50 * GIB),
-            "models": (ModelFacts(name="gpt2"), ModelFacts(name="gpt2-nano", has_weights=False)),
+            "models": (ModelFacts(name="gpt2"), ModelFacts(name="qwen3-nano", has_weights=False)),
         }
         return Facts(**{**fields, **changes})
 

@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_take_the_download(facts, cache, message):
 
 
 def test_models_without_trained_weights_and_unknown_ones(facts):
-    assert the(judged(facts(), model="gpt2-nano", weights="checkpoint"), "model").level == "problem"
+    assert the(judged(facts(), model="qwen3-nano", weights="checkpoint"), "model").level == "problem"
     assert "not a known model" in the(judged(facts(), model="nosuch"), "model").text
     assert "a directory" in the(judged(facts(), model="/"), "model").text
 

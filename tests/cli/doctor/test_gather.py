@@ -198,7 +198,8 @@ def test_model_files(monkeypatch, tiny_checkpoint):
 
     assert gather.gather_model("gpt2").directory == str(model)
     assert gather.gather_model("gpt2-large").directory is None
-    assert gather.gather_model("gpt2-nano").has_weights is False
+    assert gather.gather_model("qwen3-nano").has_weights is False
+    assert gather.gather_model("gpt2-nano").directory.endswith("gpt2-nano")
     (model / "model.safetensors").write_bytes(b"short")
     assert "truncated or not a safetensors file" in gather.gather_model("gpt2").problem
 
