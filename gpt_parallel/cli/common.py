@@ -54,8 +54,7 @@ def takes_settings(command: Callable[..., None], without: Sequence[str] = ()) ->
         given = {o.field: arguments.pop(o.field) for o in offered}
         given |= {o.field: o.constant for o in offered if o.constant is not None and given[o.field]}
         aliases = {alias.field: arguments.pop(alias.field) for alias in ALIASES}
-        with exit_codes():
-            _start_logging(verbose, debug, log_file)
+        with exit_codes(), _logging(verbose, debug, log_file):
             given, notes = apply_aliases(aliases, given)
             file = read_config(config) if config else ConfigFile({})
             settings = make_settings(preset or file.preset or default_preset(), given, file.values)
@@ -94,8 +93,9 @@ def _shared_parameters() -> list[inspect.Parameter]:
     ]
 
 
-def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
-    """Send the package's log to the terminal, as the options say, and all of it to the file.
+@contextmanager
+def _logging(verbose: bool, debug: bool, log_file: Path | None) -> Iterator[None]:
+    """During a command send the package's log to the terminal, as the options say, and all of it to the file.
 
     Under pytest its own logging options do this.
     """
@@ -113,6 +113,12 @@ def _start_logging(verbose: bool, debug: bool, log_file: Path | None) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
 
 
 def is_logging_to_terminal() -> bool:

@@ -304,3 +304,16 @@ def test_the_help_lists_options_in_groups_and_in_one_spelling():
     assert order == sorted(order)
     assert "Names that other tools use" in text
     assert "_size" not in text.partition("Examples")[2].replace("pure_data_parallel", "")
+
+
+def test_a_command_leaves_no_log_handler_behind():
+    import logging
+
+    from typer.testing import CliRunner
+
+    from gpt_parallel.cli import app
+
+    for level in ("--verbose", "--debug"):
+        assert CliRunner().invoke(app, ["run", "--preset", "smoke", level, "--print-config"]).exit_code == 0
+
+    assert logging.getLogger("gpt_parallel").handlers == []

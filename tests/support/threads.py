@@ -25,12 +25,17 @@ class Wires:
     """What connects the ranks of one run."""
 
     def __init__(self, sizes):
-        self.slots = defaultdict(dict)
-        self.queues = defaultdict(queue.Queue)
-        self.barriers = {}
+        self.slots, self.barriers = {}, {}
+        self._queues, self._lock = defaultdict(queue.Queue), threading.Lock()
         for rank in range(sizes.size):
             group = tuple(Mesh(sizes, rank).tensor_group())
+            self.slots[group] = {}
             self.barriers.setdefault(group, threading.Barrier(len(group), timeout=DEADLINE_S))
+
+    def queue(self, sender, receiver, channel):
+        """One for both of its ends: without the lock each might make its own, and what is sent would be lost."""
+        with self._lock:
+            return self._queues[sender, receiver, channel]
 
     def cut(self):
         for barrier in self.barriers.values():
@@ -58,10 +63,10 @@ class Threads:
         return self.gather(tensor).sum(0)
 
     def send(self, tensor, channel):
-        self._wires.queues[self._mesh.rank, self._mesh.receiver(channel), channel].put(tensor.clone())
+        self._wires.queue(self._mesh.rank, self._mesh.receiver(channel), channel).put(tensor.clone())
 
     def receive(self, shape, dtype, channel):
-        received = self._wires.queues[self._mesh.sender(channel), self._mesh.rank, channel].get(timeout=DEADLINE_S)
+        received = self._wires.queue(self._mesh.sender(channel), self._mesh.rank, channel).get(timeout=DEADLINE_S)
         assert (tuple(received.shape), received.dtype) == (shape, dtype)
         return received
 
